@@ -1,0 +1,21 @@
+"""Data: two-dimensional toys that know their own density, and images scaled to [−1, 1]."""
+
+from diffusion_book.data.images import DATASETS, Images, load
+from diffusion_book.data.toys import (
+    GaussianMixture,
+    checkerboard,
+    grid_of_gaussians,
+    ring_of_gaussians,
+    two_moons,
+)
+
+__all__ = [
+    "DATASETS",
+    "GaussianMixture",
+    "Images",
+    "checkerboard",
+    "grid_of_gaussians",
+    "load",
+    "ring_of_gaussians",
+    "two_moons",
+]

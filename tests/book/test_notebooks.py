@@ -1,0 +1,133 @@
+"""The exported notebooks: plain Markdown, absolute links, the page's own cells, and they run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import exercises
+import nbformat
+import pytest
+import rules
+from myst_nb.core.read import read_myst_markdown_notebook
+from notebook_writer import Code, Markdown, escape, expand_macros, indent
+from notebooks import SETUP_TAG, to_cells
+
+LINK = re.compile(r"\]\(([^)\s]*)\)|<a [^>]*href=\"([^\"]*)\"|<img [^>]*src=\"([^\"]*)\"")
+
+
+def read(folder: Path, chapter: Path) -> nbformat.NotebookNode:
+    path = folder / f"{chapter.stem}.ipynb"
+    assert path.is_file(), f"{chapter.name} has no notebook: run `make notebooks`"
+    return nbformat.read(path, as_version=4)
+
+
+def markdown(notebook: nbformat.NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def prose(text: str) -> str:
+    """Markdown without its code and its math."""
+    text = re.sub(r"^(`{3,})[^\n]*\n.*?^\1\s*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", text)
+    return re.sub(r"(?<!\\)(\${1,2}).+?(?<!\\)\1", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```{note}\nx\n```", ":::{tip}\nx\n:::", "see {ref}`x`", "{eq}`x`", "(sec-x)=\n# X", "+++", ":label: x"],
+)
+def test_the_rule_against_raw_myst_can_fail(text: str) -> None:
+    assert rules.raw_myst(f"Before.\n\n{text}\n\nAfter.")
+
+
+def test_code_that_shows_myst_is_not_raw_myst() -> None:
+    assert not rules.raw_myst("````\n```{note}\nx\n```\n````\n\n```python\nf'{x}`y`'\n```")
+
+
+def test_chapter_is_a_valid_notebook(chapter: Path, notebooks: Path) -> None:
+    notebook = read(notebooks, chapter)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(not cell.get("outputs") for cell in notebook.cells), "a clean notebook has no outputs"
+    names = [cell.id for cell in notebook.cells]
+    assert len(set(names)) == len(names)
+
+
+def test_nothing_of_myst_is_left(chapter: Path, notebooks: Path) -> None:
+    found = rules.raw_myst(markdown(read(notebooks, chapter)))
+    assert not found, found
+
+
+def test_links_are_absolute(chapter: Path, notebooks: Path) -> None:
+    text = markdown(read(notebooks, chapter))
+    links = [next(filter(None, match), "") for match in LINK.findall(prose(text))]
+    assert links
+    relative = [link for link in links if not re.match(r"(https?://|mailto:)", link)]
+    assert not relative, relative
+
+
+def test_labelled_equations_are_numbered(chapter: Path, notebooks: Path) -> None:
+    text = markdown(read(notebooks, chapter))
+    labels = re.findall(r"\$\$[ \t]*\(((?:def|eq)-[\w-]+)\)", chapter.read_text("utf8"))
+    assert len(re.findall(r"\\tag\{[\d.]+\}", text)) == len(labels)
+
+
+def test_code_cells_are_those_of_the_page(chapter: Path, notebooks: Path) -> None:
+    """The page is read here as MyST-NB reads it; the notebook was made from what Sphinx made of it."""
+    text = exercises.expand(chapter.read_text("utf8"))
+    page = read_myst_markdown_notebook(text, code_directive="{code-cell}", raw_directive="{raw-cell}")
+    wanted = [cell.source.strip() for cell in page.cells if cell.cell_type == "code"]
+    first, *cells = [cell for cell in read(notebooks, chapter).cells if cell.cell_type == "code"]
+    assert first.metadata.tags == [SETUP_TAG]
+    assert [cell.source.strip() for cell in cells] == wanted
+
+
+def test_notebook_runs(chapter: Path, notebooks: Path, tmp_path: Path) -> None:
+    """From top to bottom and unchanged, as a reader would run it, but in the profile that only proves this.
+
+    The build of the site has run every page in its own profile.
+    """
+    read(notebooks, chapter)
+    copy = tmp_path / f"{chapter.stem}.ipynb"
+    copy.write_bytes((notebooks / copy.name).read_bytes())
+    command = [sys.executable, "-m", "jupyter", "execute", "--timeout=600", str(copy)]
+    environment = {**os.environ, "DIFFUSION_BOOK_PROFILE": "smoke"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
+# The writer ----------------------------------------------------------------------------------------------------
+
+
+def test_macros_are_expanded() -> None:
+    macros = {"E": r"\mathbb{E}", "KL": [r"D(#1\|#2)", 2], "R": r"\mathbb R"}
+    assert expand_macros(r"\E_x \KL{q_{t}}{p} \KL q p \Ex", macros) == (r"\mathbb{E}_x D(q_{t}\|p) D(q\|p) \Ex")
+    assert expand_macros(r"\R x", macros) == r"\mathbb R x"
+
+
+def test_a_macro_without_end_is_an_error() -> None:
+    with pytest.raises(ValueError, match="never come to an end"):
+        expand_macros(r"\x", {"x": r"\x\x"})
+
+
+def test_prose_is_escaped() -> None:
+    assert escape("2 * 3 costs $5, _a_ but L_simple; a <b> & `c`") == (
+        r"2 \* 3 costs \$5, \_a\_ but L_simple; a &lt;b> & \`c\`"
+    )
+
+
+def test_indent_leaves_no_spaces_on_empty_lines() -> None:
+    assert indent("a\n\nb", "- ", "  ") == "- a\n\n  b"
+
+
+def test_cells_have_stable_names_and_begin_at_headings() -> None:
+    pieces = [Markdown("a"), Markdown("b"), Markdown("# c", opens=True), Code("d", hidden=True)]
+    cells = to_cells(pieces)
+    assert [(cell.id, cell.source) for cell in cells] == [
+        ("cell-000", "a\n\nb"),
+        ("cell-001", "# c"),
+        ("cell-002", "d"),
+    ]
+    assert cells[2].metadata.jupyter == {"source_hidden": True}
