@@ -52,7 +52,7 @@ def expand_macros(tex: str, macros: dict[str, str | list]) -> str:
 
     A plain Jupyter knows none of them. Arguments are braced groups or single tokens, as in TeX.
     """
-    for _ in range(20):  # macros may use macros
+    for _ in range(10):  # macros may use macros
         before = tex
         for name, body in macros.items():
             text, count = (body, 0) if isinstance(body, str) else (body[0], int(body[1]))

@@ -47,8 +47,6 @@ def add_noise(schedule: Schedule, x0: Tensor, t: Tensor | int, eps: Tensor) -> T
     Raises:
         ValueError: x0 is not floating point, eps has another shape, or t is outside 0 … T.
     """
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 must be a floating-point batch, got {x0.dtype}; scale images to [−1, 1] first")
     if eps.shape != x0.shape:
         raise ValueError(f"eps must have the shape of x0, {tuple(x0.shape)}, got {tuple(eps.shape)}")
     return marginal(schedule, x0, t).sample(eps)
@@ -78,8 +76,8 @@ def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Tensor | int, s: Te
 
 def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
     """L_T = KL(q(x_T | x_0) ‖ N(0, I)) in nats, [B], summed over dimensions (chapters 2 and 3)."""
-    mean, std = marginal(schedule, x0, schedule.T)
-    return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1)
+    mean, std = marginal(schedule, x0.double(), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
+    return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
 
 
 def posterior_kl(schedule: Schedule, x0: Tensor, x0_hat: Tensor, t: Tensor | int) -> Tensor:
@@ -114,8 +112,11 @@ def to_x0(
         x0_max: clip x̂0 to [−x0_max, x0_max], for images scaled to [−1, 1].
 
     Raises:
-        ValueError: unknown prediction; or a(t) = 0, where neither ε nor the score says anything about x0.
+        ValueError: unknown prediction; another shape than x_t's; or a(t) = 0, where neither ε nor the score says
+            anything about x0.
     """
+    if output.shape != xt.shape:
+        raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
     a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
     if prediction in ("eps", "score") and bool((a == 0).any()):
         raise ValueError(
@@ -156,10 +157,11 @@ def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, 
 
 
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
-    """What a network that predicts this face is trained to output, from x0 and ε (chapters 3 and 4).
+    """What a network that predicts this face is trained to output, from x0 and ε, for t in 1 … T (chapters 3 and 4).
 
     Unlike `from_x0` it never divides by a small b: ε is ε, and v = a ε − b x0 (Salimans and Ho 2022, appendix D).
     """
+    _noisy_time(schedule, t)
     a, b = schedule.a(t, like=x0), schedule.b(t, like=x0)
     match prediction:
         case "eps":

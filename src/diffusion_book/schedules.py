@@ -18,7 +18,7 @@ class Schedule:
     dtype asked for.
 
     Args:
-        beta: [T] tensor of β_1 … β_T, each in (0, 1]; β_T = 1 gives a zero terminal signal-to-noise ratio.
+        beta: [T] tensor of β_1 … β_T, each in (0, 1); β_T may be 1, for a zero terminal signal-to-noise ratio.
 
     Source: Ho et al. 2020, equations 2 and 4. Derived in chapter 2.
     """
@@ -35,6 +35,8 @@ class Schedule:
                 f"every β must lie in (0, 1], got values from {beta.min().item():.4g} to {beta.max().item():.4g}; "
                 "a step that removes a negative or more than the whole variance is not a diffusion step"
             )
+        if bool((beta[:-1] == 1).any()):
+            raise ValueError("only β_T may be 1, got a 1 before it; nothing of x0 is left to take steps on after that")
         self.T = len(beta)
         self.beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta])
         self.alpha = 1 - self.beta
@@ -91,6 +93,10 @@ class Schedule:
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Give one number, or one per example [B], the dtype, device and dimensions [B, 1, …] to multiply `like`."""
+    if not like.is_floating_point():
+        raise ValueError(f"a batch must be floating point, got {like.dtype}; scale images to [−1, 1] first")
+    if values.ndim and values.shape[0] not in (1, len(like)):
+        raise ValueError(f"give one time, or one for each of the {len(like)} examples, got {values.shape[0]} times")
     values = values.to(like.device, like.dtype)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
 

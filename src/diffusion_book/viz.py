@@ -100,7 +100,7 @@ def show_images(
     columns = columns or min(N, 10)
     rows = -(-N // columns)
     gap = 2
-    # NaN draws nothing, so the gaps show the page behind.
+    # Transparent until an image is put there, so the gaps show the page behind.
     canvas = torch.full((rows * (H + gap) - gap, columns * (W + gap) - gap, 4), 0.0)
     for i, image in enumerate(images.detach().float().cpu()):
         top, left = (i // columns) * (H + gap), (i % columns) * (W + gap)

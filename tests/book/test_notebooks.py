@@ -109,7 +109,7 @@ def test_macros_are_expanded() -> None:
 
 def test_a_macro_without_end_is_an_error() -> None:
     with pytest.raises(ValueError, match="never come to an end"):
-        expand_macros(r"\x", {"x": r"\x\x"})
+        expand_macros(r"\x", {"x": r"\y", "y": r"\x"})
 
 
 def test_prose_is_escaped() -> None:

@@ -132,6 +132,8 @@ def _torchvision(name: str, split: str) -> Images:
 def _folder(path: Path, size: int | None) -> Images:
     from PIL import Image, ImageOps
 
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least one pixel, got {size}")
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
@@ -141,6 +143,8 @@ def _folder(path: Path, size: int | None) -> Images:
     for file in files:
         try:
             with Image.open(file) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
                 picture = ImageOps.exif_transpose(opened).convert("RGB")
         except Exception as error:  # PIL raises many kinds for a broken file
             raise ValueError(f"{file} cannot be read as an image ({error}); repair it or take it out") from error

@@ -35,6 +35,8 @@ class GaussianMixture:
             )
         if not bool((self.weight > 0).all()) or abs(float(self.weight.sum()) - 1) > 1e-5:
             raise ValueError(f"weights must be positive and sum to one, got {self.weight.tolist()}")
+        if not torch.allclose(self.cov, self.cov.mT) or not bool((torch.linalg.eigvalsh(self.cov) > 0).all()):
+            raise ValueError(f"each cov must be symmetric and positive definite, got {self.cov.tolist()}")
 
     def noised(self, a: float, b: float) -> "GaussianMixture":
         """The distribution of a x_0 + b ε."""
@@ -46,6 +48,10 @@ class GaussianMixture:
         k = torch.multinomial(self.weight, n, replacement=True, generator=generator)
         z = torch.randn(n, self.mean.shape[1], generator=generator, dtype=self.mean.dtype)
         return self.mean[k] + torch.einsum("nij,nj->ni", torch.linalg.cholesky(self.cov)[k], z)
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        """`size` draws in float32 and no labels: what `training.train` asks of its data."""
+        return self.sample(size, generator).float(), None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, [N] for x [N, D]."""
@@ -104,7 +110,9 @@ def two_moons(n: int, generator: torch.Generator, noise: float = 0.08) -> Tensor
 
 
 def checkerboard(n: int, generator: torch.Generator, cells: int = 4) -> Tensor:
-    """[n, 2] draws uniform on the dark squares of a board of cells × cells over [−2, 2]²."""
+    """[n, 2] draws uniform on the dark squares of a board of cells × cells over [−2, 2]²; cells is even."""
+    if cells < 2 or cells % 2:
+        raise ValueError(f"cells must be even, so that every column has as many dark squares, got {cells}")
     column = torch.randint(cells, (n,), generator=generator)
     row = 2 * torch.randint(cells // 2, (n,), generator=generator) + column % 2
     corner = torch.stack([column, row], 1)

@@ -29,8 +29,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         embedding = self.embed_time(t)
+        if self.embed_class is None and y is not None:
+            raise ValueError("this MLP has no classes (classes=0), so it takes no labels y")
         if self.embed_class is not None:
-            y = torch.full_like(t, self.embed_class.num_embeddings - 1) if y is None else y
+            y = torch.full_like(t, self.embed_class.num_embeddings - 1, dtype=torch.long) if y is None else y
             embedding = embedding + self.embed_class(y)
         h = self.first(x)
         for layer in self.layers:

@@ -19,10 +19,11 @@ class UNetConfig:
 
     Attributes:
         image_channels: 1 for digits, 3 for colour.
-        channels: features at the highest resolution.
+        channels: features at the highest resolution; even, for the sines and cosines of the time.
         channel_mults: features of each level, as multiples of `channels`; each level halves the resolution of the last.
         blocks: residual blocks at each level on the way down; the way up has one more.
-        attention_levels: levels (0 is the highest resolution) that end their blocks with self-attention.
+        attention_levels: levels (0 is the highest resolution) that end their blocks with self-attention; where there
+            are any, the middle has it too.
         head_channels: features of one attention head.
         patch: the stem turns patch × patch pixels into one position; 2 is four times cheaper than 1.
         groups: groups of each GroupNorm; must divide every level's features.
@@ -44,17 +45,22 @@ class UNetConfig:
     def __post_init__(self) -> None:
         if not self.channel_mults:
             raise ValueError("channel_mults needs at least one level, such as (1, 2, 2)")
+        if self.channels % 2:
+            raise ValueError(f"channels must be even, got {self.channels}")
         for mult in self.channel_mults:
             if self.channels * mult % self.groups:
                 raise ValueError(
                     f"groups = {self.groups} must divide the features of every level, got {self.channels * mult}"
                 )
+        last = len(self.channel_mults) - 1
         for level in self.attention_levels:
-            if not 0 <= level < len(self.channel_mults):
-                raise ValueError(f"attention_levels must lie in 0 … {len(self.channel_mults) - 1}, got {level}")
+            if not 0 <= level <= last:
+                raise ValueError(f"attention_levels must lie in 0 … {last}, got {level}")
+        for level in {*self.attention_levels, last} if self.attention_levels else ():
             if self.channels * self.channel_mults[level] % self.head_channels:
                 raise ValueError(
-                    f"head_channels = {self.head_channels} must divide the features of attention level {level}"
+                    f"head_channels = {self.head_channels} must divide the features of attention level {level} "
+                    f"(the middle is level {last}), got {self.channels * self.channel_mults[level]}"
                 )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
@@ -199,7 +205,7 @@ class UNet(nn.Module):
         self._check(x, t, y)
         embedding = self.embed_time(t)
         if self.embed_class is not None:
-            y = torch.full_like(t, self.config.classes) if y is None else y
+            y = torch.full_like(t, self.config.classes, dtype=torch.long) if y is None else y
             embedding = embedding + self.embed_class(y)
         embedding = F.silu(embedding)
 
@@ -233,6 +239,8 @@ class UNet(nn.Module):
             raise ValueError(f"t must hold one time for each of the {len(x)} images, got shape {tuple(t.shape)}")
         if y is not None and self.embed_class is None:
             raise ValueError("this U-Net has no classes (classes=0), so it takes no labels y")
+        if y is not None and y.shape != (len(x),):
+            raise ValueError(f"y must hold one label for each of the {len(x)} images, got shape {tuple(y.shape)}")
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:

@@ -23,18 +23,17 @@ def uniform_times(T: int, steps: int) -> list[int]:
 
 def check_times(schedule: Schedule, times: Sequence[int]) -> list[int]:
     """Return the grid as a list of ints, or say what is wrong: it must fall strictly, from at most T, to exactly 0."""
-    grid = [int(t) for t in times]
-    if len(grid) < 2:
+    if len(times) < 2:
         raise ValueError(
-            f"a time grid needs at least a start and an end, got {grid}; try uniform_times({schedule.T}, 50)"
+            f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times({schedule.T}, 50)"
         )
+    grid = schedule.check_time(torch.as_tensor(times)).tolist()
     if any(t <= s for t, s in pairwise(grid)):
         raise ValueError(f"a time grid must fall strictly from noise to data, got {_abbreviate(grid)}")
     if grid[-1] != 0:
         raise ValueError(
             f"a time grid must end at the data, t = 0, got an end of {grid[-1]}: the last step would leave noise"
         )
-    schedule.check_time(grid[0])
     return grid
 
 

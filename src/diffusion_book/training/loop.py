@@ -59,6 +59,8 @@ class TrainConfig:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
         if self.precision not in ("auto", "fp32", "bf16"):
@@ -91,12 +93,15 @@ def train(
         on_step: told of every step and its loss.
 
     Raises:
+        ValueError: labels are to be dropped, but no_label is not given.
         FloatingPointError: the loss became NaN or infinite; the message names the step.
     """
+    if config.label_dropout > 0 and no_label is None:
+        raise ValueError("label_dropout needs no_label, the label that means none; without it no labels are used")
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        network.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_up_then_cosine(step, config))
     ema = EMA(network, config.ema_decay)
