@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-BOOK   := $(BIN)/jupyter-book build book --config _config.yml --toc _toc.yml --path-output . -W --keep-going
+BOOK   := $(BIN)/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml --path-output . -W --keep-going
 CH     ?= 02
 PORT   ?= 8000
 
@@ -32,7 +32,7 @@ book: install ## check the equations and exercises, execute every page, build _b
 	@echo "The book is built: open _build/html/index.html"
 
 notebooks: book ## export every chapter to _build/notebooks/*.ipynb
-	$(BOOK) --builder custom --custom-builder notebook
+	$(BOOK) --builder custom --custom-builder notebooks
 
 lint: install ## format, lint and types
 	$(BIN)/ruff format --check .

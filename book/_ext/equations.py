@@ -1,10 +1,11 @@
-"""Every labelled equation is a definition (`def-…`) or is derived (`eq-…`), and what is derived has a numeric test.
+"""Every labelled equation is a definition (`def-…`) or is derived (`eq-…`); what is derived has a numeric test.
 
-The build fails on a derived equation without a test and on a test of an equation that no page has. On its page, a mark
-beside a derived equation leads to the test's source, which the directive `{equation-checks}` lists.
+The build fails on a derived equation without a test and on a test of an equation that no page has. On its page,
+a mark beside a derived equation leads to the test's source, which the directive `{equation-checks}` lists.
 """
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class EquationTest:
     source: str
 
 
-class equation_checks(nodes.General, nodes.Element):  # noqa: N801  (docutils names nodes so)
+class equation_checks(nodes.General, nodes.Element):  # named as docutils names nodes
     """Where the list of equations and tests goes once all pages are read."""
 
 
@@ -51,7 +52,7 @@ class EquationChecks(SphinxDirective):
         return [equation_checks()]
 
 
-# Collect ------------------------------------------------------------------------------------------------------------
+# Collect
 
 
 def find_tests(folder: Path) -> list[EquationTest]:
@@ -94,58 +95,56 @@ def _pages(env: BuildEnvironment) -> dict[str, list[Equation]]:
     return env.book_equations  # type: ignore[attr-defined]
 
 
-# Check --------------------------------------------------------------------------------------------------------------
+# Check
 
 
-def problems(equations: list[Equation], tests: list[EquationTest], whole_book: bool) -> list[tuple[str, Any]]:
-    """What is wrong, each with where it is: a page's name and line, or a file and line of the tests."""
+def problems(equations: list[Equation], tests: list[EquationTest], whole_book: bool) -> Iterator[tuple[str, Any]]:
+    """What is wrong, each with where: a page's name and line, or a file and line of the tests."""
     tested = {test.label for test in tests}
-    found: list[tuple[str, Any]] = []
     for equation in equations:
         where = (equation.docname, equation.line)
+        name = f"equation {equation.label!r}"
         if not equation.label.startswith(("def-", "eq-")):
-            found.append((f"equation {equation.label!r}: a label begins with def- or eq-; environments of amsmath "
-                          "that are not in $$ … $$ (label) need a star", where))  # fmt: skip
+            yield f"{name}: a label begins with def- or eq- (and a bare environment of amsmath needs a star)", where
         elif equation.derived and equation.label not in tested:
-            found.append((f'equation {equation.label!r} is derived, but no test in tests/equations is marked '
-                          f'@pytest.mark.equation("{equation.label}")', where))  # fmt: skip
+            mark = f'@pytest.mark.equation("{equation.label}")'
+            yield f"{name} is derived, but no test in tests/equations carries {mark}", where
     if whole_book:
         known = {equation.label for equation in equations}
         for test in tests:
             if test.label not in known:
-                found.append(
-                    (f"a test names equation {test.label!r}, which no page has", f"{test.path}:{test.line}")
-                )
-    return found
+                yield f"a test names equation {test.label!r}, which no page has", f"{test.path}:{test.line}"
 
 
 def check(app: Sphinx, env: BuildEnvironment) -> list[str]:
-    """Warn about every problem, and write the page of checks again, since any page or test may have changed."""
+    """Warn about every problem, and write the page of checks again: any page or test may have changed."""
     equations = [equation for page in sorted(_pages(env)) for equation in _pages(env)[page]]
     whole_book = CHECKS in env.found_docs
-    app.equation_problems = problems(equations, find_tests(_folder(app)), whole_book)  # type: ignore[attr-defined]
-    for message, where in app.equation_problems:  # type: ignore[attr-defined]
+    found = list(problems(equations, find_tests(_folder(app)), whole_book))
+    app.equation_problems = len(found)  # type: ignore[attr-defined]
+    for message, where in found:
         logger.warning(message, location=where, type="equations")
     return [CHECKS] if whole_book else []
 
 
 def fail(app: Sphinx, exception: Exception | None) -> None:
     """Fail even where warnings are allowed."""
-    count = len(getattr(app, "equation_problems", []))
+    count = getattr(app, "equation_problems", 0)
     if count and exception is None:
-        raise ExtensionError(
-            f"{count} labelled equations and tests of equations do not match; see the warnings"
-        )
+        raise ExtensionError(f"{count} labelled equations and tests of equations do not match; see the warnings")
 
 
 def _folder(app: Sphinx) -> Path:
     return Path(app.srcdir).parent / "tests" / "equations"
 
 
-# Show ---------------------------------------------------------------------------------------------------------------
+# Show
 
 
 def show(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Put the marks on a page of the site; notebooks do without."""
+    if app.builder.format != "html":
+        return
     for math in list(doctree.findall(nodes.math_block)):
         if math.get("label"):
             box = nodes.container(classes=["equation"])
@@ -187,9 +186,7 @@ def entry(app: Sphinx, docname: str, equation: Equation, tests: list[EquationTes
     numbers = app.env.toc_fignumbers.get(equation.docname, {}).get("displaymath", {})
     number = ".".join(map(str, numbers.get(anchor, ())))
     uri = f"{app.builder.get_relative_uri(docname, equation.docname)}#{anchor}"
-    link = nodes.reference(
-        "", f"Equation ({number})" if number else equation.label, internal=True, refuri=uri
-    )
+    link = nodes.reference("", f"Equation ({number})" if number else equation.label, internal=True, refuri=uri)
     latex = equation.latex
     box = nodes.container(ids=[equation.label], classes=["equation-check"])
     box += nodes.paragraph("", "", link)

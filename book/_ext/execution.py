@@ -1,4 +1,4 @@
-"""Execute pages in the `cpu` profile, know when a cached execution is stale, and say on the page what it took."""
+"""Execute pages in the `cpu` profile, know when a cached run is stale, and say on the page what it took."""
 
 import hashlib
 import os
@@ -19,9 +19,9 @@ def cores() -> int:
 
 
 def fingerprint(root: Path, profile: str) -> str:
-    """A hash of what a page's outputs depend on besides its own cells: library, pinned versions, exercises, machine.
+    """A hash of what outputs depend on besides a page's own cells: library, versions, exercises, machine.
 
-    The cache of notebooks compares only the cells, so an edit of the library would leave old outputs on the page.
+    The cache of notebooks compares only the cells; an edit of the library would leave old outputs on the page.
     """
     digest = hashlib.sha256(f"{profile} {cores()}".encode())
     sources = [*root.glob("src/**/*.py"), *root.glob("book/exercises/*.py"), root / "constraints.txt"]
@@ -48,7 +48,7 @@ def say_what_it_took(app: Sphinx, doctree: nodes.document, docname: str) -> None
     """End each executed page with the time that its outputs took."""
     run = getattr(app.env, "nb_metadata", {}).get(docname, {}).get("exec_data")
     sections = list(doctree.findall(nodes.section))
-    if not run or run["runtime"] is None or not sections:
+    if app.builder.format != "html" or not run or run["runtime"] is None or not sections:
         return
     count = cores()
     text = (

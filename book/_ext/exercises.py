@@ -1,7 +1,7 @@
 """Make a page's cells from the one file that holds an exercise's solution, stub and check.
 
-`expand` replaces the directives `{exercise-stub}` and `{exercise-solution}` in a page's text by code cells. Sphinx gets
-the expanded text, so the cells are executed and cached like any other; the exporter of notebooks uses `expand` too.
+`expand` replaces the directives `{exercise-stub}` and `{exercise-solution}` in a page's text by code cells.
+Sphinx gets the expanded text, so the cells are executed and cached like any other.
 """
 
 import ast
@@ -48,13 +48,9 @@ def load(name: str, folder: Path = FOLDER) -> Exercise:
 
 
 def split(name: str, text: str) -> Exercise:
-    """Split the text of an exercise's file: above `check` is what the reader writes, from `check` on is the check."""
+    """Split the text of an exercise's file: above `check` is the answer, from `check` on is the check."""
     module = ast.parse(text)
-    public = [
-        node
-        for node in module.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"
-    ]
+    public = [node for node in module.body if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_"]
     checks = [node for node in public if node.name == "check"]
     answers = [node for node in public if node.name != "check"]
     if len(checks) != 1 or len(answers) != 1:
@@ -96,8 +92,8 @@ def expand(text: str, folder: Path = FOLDER) -> str:
     """Replace the directives of exercises in a page's text by code cells.
 
     Raises:
-        ExerciseError: an unknown name, or a solution whose stub is not the last one before it (each stub defines
-            `check` anew, so that the solution would be checked by another exercise's check).
+        ExerciseError: an unknown name, or a solution whose stub is not the last one before it. (Each stub
+            defines `check` anew; the solution would be checked by another exercise's check.)
     """
     last_stub = None
 
@@ -107,9 +103,7 @@ def expand(text: str, folder: Path = FOLDER) -> str:
         if kind == "stub":
             last_stub = name
         elif name != last_stub:
-            raise ExerciseError(
-                f"the solution of {name} follows the stub of {last_stub}; put it right after its own"
-            )
+            raise ExerciseError(f"the solution of {name} follows the stub of {last_stub}; put it right after its own")
         return load(name, folder).cells(kind)
 
     return DIRECTIVE.sub(cells, text)

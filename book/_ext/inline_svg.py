@@ -1,7 +1,7 @@
-"""Put matplotlib's SVG into the page itself, in the page's own colours, so that one picture serves light and dark.
+"""Put matplotlib's SVG into the page itself, in the page's colours, so that one picture serves light and dark.
 
-The style of the figures (`diffusion_book.viz`) draws text and axes in one grey and grid lines in another, which mean
-"the colour of ink" and "the colour of a border"; in a notebook they are seen as they are.
+The style of the figures (`diffusion_book.viz`) draws text and axes in one grey and grid lines in another, which
+here mean "the colour of ink" and "the colour of a border"; in a notebook they are seen as they are.
 """
 
 import hashlib

@@ -31,6 +31,8 @@ def number_page(env: BuildEnvironment, docname: str, chapter: int) -> Numbers:
     for title, *below in env.tocs[docname].children:  # one item: the title, then a list of the sections
         _number(title, (chapter,), numbers)
         section = 0
+        for heading in (heading for entry in below for heading in entry.findall(nodes.reference)):
+            numbers[heading["anchorname"]] = ()  # finer headings stay without; Sphinx would use the chapter's
         for entry in (entry for sections in below for entry in sections):
             if isinstance(entry, nodes.list_item) and entry[0].astext() not in UNNUMBERED:
                 section += 1

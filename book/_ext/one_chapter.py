@@ -1,7 +1,7 @@
 """Execute and build one chapter, fast: `python book/_ext/one_chapter.py 03`.
 
-The page goes to _build/chapter/html and shares the cache of executions with the whole book. References to pages that are
-not built here are reported and left open; a cell that fails still fails the build.
+The page goes to _build/chapter/html and shares the cache of executions with the whole book. References to pages
+that are not built here are reported and left open; a cell that fails still fails the build.
 """
 
 import sys

@@ -1,5 +1,6 @@
 """What every page gets, and the check that every page is there: buttons to Colab and to the notebook."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+CHAPTER = re.compile(r"\d\d-[\w-]+")  # what is exported as a notebook
 NOTEBOOKS_BRANCH = "notebooks"  # the job that publishes the site puts the exported .ipynb files here
 
 
@@ -19,8 +21,8 @@ def colab_url(repository: str, docname: str) -> str:
 def add_buttons(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document
 ) -> None:
-    """Offer a page that runs to Colab and for download. (The theme's own button would open the .md in Colab.)"""
-    if "kernelspec" not in app.env.metadata.get(pagename, {}):
+    """Offer a chapter to Colab and for download. (The theme's button would open the .md in Colab.)"""
+    if not CHAPTER.fullmatch(pagename):
         return
     repository = app.config.html_theme_options["repository_url"]
     buttons = [
@@ -31,19 +33,16 @@ def add_buttons(
             "icon": "fas fa-rocket",
             "text": "Colab",
             "tooltip": "Run this chapter in Google Colab",
-        }
+        },
+        {
+            "type": "link",
+            "url": context["pathto"](f"notebooks/{pagename}.ipynb", 1),
+            "label": "notebook-button",
+            "icon": "fas fa-download",
+            "text": ".ipynb",
+            "tooltip": "Download this chapter as a notebook",
+        },
     ]
-    if "notebooks" in app.extensions:  # the extension that writes notebooks/NAME.ipynb
-        buttons.append(
-            {
-                "type": "link",
-                "url": context["pathto"](f"notebooks/{pagename}.ipynb", 1),
-                "label": "notebook-button",
-                "icon": "fas fa-download",
-                "text": ".ipynb",
-                "tooltip": "Download this chapter as a notebook",
-            }
-        )
     context["header_buttons"] = buttons + context["header_buttons"]
 
 

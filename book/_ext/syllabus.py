@@ -1,4 +1,4 @@
-"""The directive `{syllabus}`: the map of the book, from book/syllabus.yml, with links to the chapters that are written."""
+"""The directive `{syllabus}`: the map of the book, from syllabus.yml, with links to the chapters written."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,7 @@ class Syllabus(SphinxDirective):
         result: list[nodes.Node] = []
         for part in parts():
             heading = nodes.paragraph("", "", nodes.strong(text=part["part"]), classes=["syllabus-part"])
-            chapters = nodes.bullet_list(
-                "", *map(self.chapter, part["chapters"]), bullet="-", classes=["syllabus"]
-            )
+            chapters = nodes.bullet_list("", *map(self.chapter, part["chapters"]), bullet="-", classes=["syllabus"])
             result += [heading, chapters]
         return result
 

@@ -34,7 +34,7 @@ def simple_loss(
         raise ValueError(
             f"the network must return the shape of its input, {tuple(x0.shape)}, got {tuple(output.shape)}"
         )
-    error = output.float() - target(prediction, schedule, x0, eps, t).float()
+    error = output.to(x0) - target(prediction, schedule, x0, eps, t)  # the output may be bfloat16, x0 is not
     return (error**2).flatten(1).mean(1)
 
 

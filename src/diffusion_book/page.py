@@ -1,5 +1,6 @@
 """What the book's pages use and experiments do not: profiles, glued numbers, and the verdict on an exercise."""
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,12 +39,25 @@ def glue(name: str, value: object) -> None:
     """
     from IPython.display import display
 
-    bundle = {"application/papermill.record/text/plain": str(value)}
+    bundle = {"application/papermill.record/text/plain": repr(str(value))}  # a string, so that 2.50 stays 2.50
     display(
         bundle,
         raw=True,
         metadata={"scrapbook": {"name": name, "mime_prefix": "application/papermill.record/"}},
     )
+
+
+def widget_data(name: str, value: object) -> None:
+    """Hand what a page computed to the interactive figure of that name; nothing is seen where the cell runs.
+
+    Args:
+        name: the widget's, as in the page's directive `{widget} NAME`.
+        value: numbers, strings, lists and dicts; NaN and infinities are not JSON.
+    """
+    from IPython.display import display
+
+    text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    display({"text/html": f'<script type="application/json" id="{name}-data">{text}</script>'}, raw=True)
 
 
 def attempt(check: Callable[..., None], *answer: Any, must_pass: bool = False) -> None:

@@ -80,7 +80,7 @@ class Schedule:
         return values if like is None else expand(values, like)
 
     def check_time(self, t: Tensor | int) -> Tensor:
-        """Return t as an integer tensor, or say what is wrong with it."""
+        """Return t as an int64 tensor, or say what is wrong with it."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be an integer in 0 … {self.T}, got dtype {t.dtype}; use t.long()")
@@ -88,7 +88,7 @@ class Schedule:
             raise ValueError(
                 f"t must lie in 0 … {self.T} (0 is data, {self.T} is noise), got {int(t.min())} … {int(t.max())}"
             )
-        return t
+        return t.long()  # indexing would take bytes for a mask
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:

@@ -105,6 +105,13 @@ def open_page(page: Page, url: str) -> None:
     page.evaluate("() => document.fonts.ready.then(() => true)")
 
 
+def settle(page: Page) -> None:
+    """Bring every fade and slide to its end, so that what is measured is what stays."""
+    page.wait_for_timeout(50)
+    page.evaluate("() => document.getAnimations().forEach(a => { try { a.finish(); } catch {} })")
+    page.wait_for_timeout(50)
+
+
 def set_theme(page: Page, theme: str) -> None:
     """As the theme's own button does, without its transitions."""
     page.evaluate(
@@ -114,4 +121,15 @@ def set_theme(page: Page, theme: str) -> None:
         }""",
         theme,
     )
-    page.wait_for_timeout(50)
+    settle(page)
+
+
+def unfold(page: Page) -> None:
+    """Open every hint, solution and folded cell."""
+    page.evaluate(
+        """() => {
+            document.querySelectorAll("details").forEach(fold => { fold.open = true; });
+            document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
+        }"""
+    )
+    settle(page)

@@ -50,8 +50,7 @@ def main() -> None:
             web.open_page(page, path.resolve().as_uri())
             web.set_theme(page, theme)
             if options.open:
-                page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-                page.evaluate("document.querySelectorAll('.toggle-hidden').forEach(e => e.click?.())")
+                web.unfold(page)
             page.wait_for_timeout(300)
             for picture in slices(page, options.folder / f"{path.stem}-{view}"):
                 print(picture)

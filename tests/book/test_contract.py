@@ -1,5 +1,6 @@
 """The contract of a chapter. Every rule is first shown to fail on something wrong, then applied to every chapter."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -270,7 +271,7 @@ def test_chapter_runs_within_its_budget(chapter: Path, root: Path, site: Path) -
 
 
 def execution_seconds(root: Path, page: Path) -> float:
-    profile = "cpu"  # the one that the site is built in
+    profile = os.environ.get(execution.PROFILE, "cpu")  # as the build of the site chooses it
     folder = root / "_build" / ".jupyter_cache" / execution.fingerprint(root, profile)
     records = [
         record

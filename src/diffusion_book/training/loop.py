@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_book.losses import draw_times, simple_loss
-from diffusion_book.process import Prediction
+from diffusion_book.process import PREDICTIONS, Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA
 
@@ -61,6 +61,8 @@ class TrainConfig:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.grad_clip <= 0:
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
         if self.precision not in ("auto", "fp32", "bf16"):

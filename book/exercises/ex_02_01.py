@@ -1,0 +1,25 @@
+"""The variance-preserving chain, divided by what is left of the signal, is a walk without shrink."""
+
+import torch
+
+
+def growing_steps(beta: torch.Tensor) -> torch.Tensor:
+    """Return the sizes s_1 … s_T of the steps of x_t / √ᾱ_t, from β_1 … β_T."""
+    # solution
+    alpha_bar = (1 - beta).cumprod(0)
+    return (beta / alpha_bar).sqrt()
+    # end solution
+
+
+def check(growing_steps):
+    generator = torch.Generator().manual_seed(0)
+    beta = 0.3 * torch.rand(50, generator=generator, dtype=torch.float64) + 0.01
+    steps = growing_steps(beta)
+    assert steps.shape == beta.shape, "give one size for each β"
+    # Walk the chain of the chapter from x_0 = 0 with noise at one step only, then divide by √ᾱ_T.
+    for s in (0, 7, 49):
+        x, scale = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        for t in range(50):
+            x = (1 - beta[t]).sqrt() * x + beta[t].sqrt() * float(t == s)
+            scale = scale * (1 - beta[t]).sqrt()
+        assert torch.allclose(x / scale, steps[s]), f"the noise of step {s + 1} arrives with another size"

@@ -1,0 +1,28 @@
+"""How small must ᾱ_T be, so that the brightness of an image does not leak?"""
+
+import torch
+
+
+def largest_alpha_bar(rho: float, s_m: float, D: int) -> float:
+    """Return the ᾱ_T at which the means of x_T and x_0 have correlation rho.
+
+    s_m is the standard deviation of the mean of an image over the data, D its number of pixels.
+    """
+    # solution
+    return rho**2 / (D * s_m**2 * (1 - rho**2) + rho**2)
+    # end solution
+
+
+def check(largest_alpha_bar):
+    generator = torch.Generator().manual_seed(0)
+    n, side, rho, s_m = 4000, 12, 0.5, 0.3
+    alpha_bar = torch.tensor(largest_alpha_bar(rho, s_m, side**2))
+    assert 0 < alpha_bar < 1, f"ᾱ_T lies between 0 and 1, got {alpha_bar:.3g}"
+    x0 = s_m * torch.randn(n, 1, generator=generator).expand(n, side**2)
+    eps = torch.randn(n, side**2, generator=generator)
+    xT = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+    measured = torch.corrcoef(torch.stack([x0.mean(1), xT.mean(1)]))[0, 1].item()
+    error = (1 - rho**2) / n**0.5
+    assert abs(measured - rho) < 5 * error, f"asked for a correlation of {rho}, simulated {measured:.3f} ± {error:.3f}"
+    small, large = largest_alpha_bar(0.1, 0.4, 32**2), largest_alpha_bar(0.1, 0.4, 512**2)
+    assert large < small, "larger images need a darker end"

@@ -1,0 +1,282 @@
+"""Images: what they are when they are right, and what is said when they are not."""
+
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_book.data import DATASETS, Images, images, load
+
+
+def picture(path, size=(8, 6), mode="RGB", seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    pixels[0, 0], pixels[0, 1] = 0, 255
+    shown = {"RGB": pixels[..., :3], "L": pixels[..., 0], "RGBA": pixels}[mode]
+    Image.fromarray(shown).save(path)
+    return shown
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Images, Images]:
+    return load("mnist-5k"), load("mnist-5k", "test")
+
+
+def test_the_offline_digits_are_4500_and_500_in_float(digits):
+    for part, per_class in zip(digits, (450, 50)):
+        assert part.x.shape == (10 * per_class, 1, 28, 28)
+        assert part.x.dtype == torch.float32
+        assert (part.x.min().item(), part.x.max().item()) == (-1.0, 1.0)
+        assert part.y is not None
+        assert part.y.dtype == torch.int64
+        assert torch.bincount(part.y).tolist() == [per_class] * 10
+    assert [part.name for part in digits] == ["mnist-5k/train", "mnist-5k/test"]
+    assert len(digits[0]) == 4500
+
+
+def test_no_test_digit_is_among_the_training_digits(digits):
+    train = {x.numpy().tobytes() for x in digits[0].x}
+    assert not any(x.numpy().tobytes() in train for x in digits[1].x)
+
+
+def test_the_offline_digits_are_digits(digits):
+    """Labels belong to their images: the nearest class mean is right far more often than one in ten."""
+    train, test = digits
+    means = torch.stack([train.x[train.y == k].mean(0).flatten() for k in range(10)])
+    guess = torch.cdist(test.x.flatten(1), means).argmin(1)
+    assert (guess == test.y).float().mean() > 0.7
+
+
+def test_loading_twice_shares_no_memory(digits):
+    again = load("mnist-5k", "test")
+    assert torch.equal(again.x, digits[1].x)
+    again.x.zero_()
+    assert digits[1].x.min() == -1
+
+
+def test_a_batch_is_drawn_by_the_generator_with_its_labels(digits):
+    train = digits[0]
+    (x, y), (x2, y2) = (train.batch(64, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert x.shape == (64, 1, 28, 28)
+    assert torch.equal(x, x2)
+    assert torch.equal(y, y2)
+    at = {image.numpy().tobytes(): int(label) for image, label in zip(train.x, train.y)}
+    assert [at[image.numpy().tobytes()] for image in x] == y.tolist()
+
+
+def test_a_batch_may_be_larger_than_the_set(generator):
+    few = Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1]), "two")
+    x, y = few.batch(1000, generator)
+    assert abs(y.float().mean().item() - 0.5) < 4 * 0.5 / 1000**0.5
+    assert torch.equal(x.flatten(), 2.0 * y - 1)
+
+
+def test_bytes_and_floats_are_inverse():
+    every = torch.arange(256, dtype=torch.uint8)
+    x = images.from_uint8(every)
+    assert (x[0].item(), x[255].item()) == (-1.0, 1.0)
+    torch.testing.assert_close(x, torch.linspace(-1, 1, 256))
+    assert torch.equal(images.to_uint8(x), every)
+    # Rounded to the nearest, so that noise below half a step is forgotten, and clipped outside.
+    assert torch.equal(images.to_uint8(x + 0.4 / 127.5), every)
+    assert images.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_only_bytes_are_scaled_from_bytes():
+    with pytest.raises(ValueError, match=r"expected uint8 images, got torch\.float32"):
+        images.from_uint8(torch.zeros(1))
+
+
+GOOD = torch.linspace(-1, 1, 48).reshape(2, 3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (255 * GOOD.abs(), r"lie in \[−1, 1\], got \[.*, 255\]; bytes are scaled by from_uint8"),
+        (3 * GOOD, r"lie in \[−1, 1\], got \[-3, 3\]"),
+        ((GOOD + 1) / 2, r"fill \[−1, 1\], got \[0, 1\]: for \[0, 1\] images use 2 \* x − 1"),
+        (torch.full((1, 1, 2, 2), float("nan")), r"lie in \[−1, 1\], got \[nan, nan\]"),
+        (GOOD.double(), r"float32 in \[−1, 1\], got torch\.float64"),
+        (GOOD.half(), r"float32 in \[−1, 1\], got torch\.float16"),
+        ((127 * (GOOD + 1)).to(torch.uint8), r"got torch\.uint8; use from_uint8 for bytes"),
+        (GOOD[0], r"\[N, C, H, W\] with 1 or 3 channels, got shape \(3, 2, 4\)"),
+        (GOOD[:, :2], r"with 1 or 3 channels, got shape \(2, 2, 2, 4\)"),
+        (GOOD.permute(0, 2, 3, 1), r"with 1 or 3 channels, got shape \(2, 2, 4, 3\)"),
+        (torch.zeros(2, 4, 5, 5), r"with 1 or 3 channels, got shape \(2, 4, 5, 5\)"),
+        (torch.zeros(0, 3, 5, 5), "there are no images"),
+    ],
+)
+def test_images_of_the_wrong_range_type_or_shape_are_refused(x, message):
+    images.check_images(GOOD)
+    with pytest.raises(ValueError, match=message):
+        Images(x, None, "wrong")
+
+
+def test_each_image_needs_its_label():
+    with pytest.raises(ValueError, match=r"one label for each of the 2 images is needed, got \(3,\)"):
+        Images(GOOD, torch.tensor([0, 1, 2]), "wrong")
+
+
+def test_an_unknown_data_set_is_refused_with_the_list_of_known_ones():
+    with pytest.raises(ValueError, match=r"'minst'; choose one of mnist-5k, mnist, .*cifar10, or folder:PATH"):
+        load("minst")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_an_unknown_split_is_refused(name):
+    with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'val'"):
+        load(name, "val")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_named_set_keeps_its_size(name):
+    with pytest.raises(ValueError, match=f"size is for folder:PATH; '{name}' comes in its own size"):
+        load(name, size=32)
+
+
+# What comes through torchvision
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+@pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("File not found or corrupted."), OSError(28)])
+def test_a_failed_download_names_the_offline_choice(name, error, monkeypatch, tmp_path):
+    from diffusion_book.data._torchvision import torchvision
+
+    def maker(**options):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, images.TORCHVISION[name], maker)
+    monkeypatch.setenv("DIFFUSION_BOOK_DATA", str(tmp_path))
+    with pytest.raises(ConnectionError) as found:
+        load(name)
+    for part in (name, str(tmp_path), str(error), "DIFFUSION_BOOK_DATA", "mnist-5k"):
+        assert part in str(found.value)
+    assert found.value.__cause__ is error
+
+
+class FakeSet:
+    """What torchvision's sets look like from outside: MNIST keeps a tensor, CIFAR an array and a list."""
+
+    def __init__(self, colour, asked):
+        self.colour, self.asked = colour, asked
+
+    def __call__(self, root, train, download):
+        self.asked.append((root, train, download))
+        pixels = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+        self.data = pixels if self.colour else torch.from_numpy(pixels[..., 0])
+        self.targets = [3, 1] if self.colour else torch.tensor([3, 1])
+        return self
+
+
+@pytest.mark.parametrize(("name", "colour"), [("mnist", False), ("fashion-mnist", False), ("cifar10", True)])
+def test_what_torchvision_has_is_scaled_and_turned(name, colour, monkeypatch, tmp_path):
+    from diffusion_book.data._torchvision import torchvision
+
+    asked = []
+    monkeypatch.setattr(torchvision.datasets, images.TORCHVISION[name], FakeSet(colour, asked))
+    monkeypatch.setenv("DIFFUSION_BOOK_DATA", str(tmp_path))
+    found = load(name, "test")
+    assert asked == [(str(tmp_path), False, True)]
+    assert found.x.shape == (2, 3 if colour else 1, 4, 5)
+    # Pixel (row 2, column 3) of image 1, channel 0, is byte ((1·4 + 2)·5 + 3)·3 of the array.
+    assert found.x[1, 0, 2, 3].item() == pytest.approx(99 / 127.5 - 1)
+    assert found.y.tolist() == [3, 1]
+    assert found.name == f"{name}/test"
+
+
+# A folder of one's own
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_folder_gives_the_pixels_of_its_files_in_order(tmp_path, mode):
+    first = picture(tmp_path / "a.png", mode=mode, seed=1)
+    (tmp_path / "sub").mkdir()
+    second = picture(tmp_path / "sub" / "b.PNG", mode=mode, seed=2)
+    (tmp_path / "notes.txt").write_text("no image")
+    found = load(f"folder:{tmp_path}")
+    assert found.x.shape == (2, 3, 6, 8)
+    assert found.y is None
+    assert found.name == f"folder:{tmp_path}"
+    for x, pixels in zip(found.x, (first, second)):
+        expected = np.repeat(pixels[..., None], 3, 2) if mode == "L" else pixels[..., :3]
+        assert np.array_equal(images.to_uint8(x).permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_size_scales_and_crops_to_one_square(tmp_path):
+    """A wide picture, black, white, black: its middle square is what is kept."""
+    pixels = np.zeros((10, 30), np.uint8)
+    pixels[:, 10:20] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(tmp_path / "zero.png")
+    found = load(f"folder:{tmp_path}", size=5)
+    assert found.x.shape == (2, 3, 5, 5)
+    assert found.x[0, :, :, 1:4].min() > 0.9
+    assert found.x[1].max() == -1
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° to see it upright
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0] = 255
+    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=exif)
+    x = load(f"folder:{tmp_path}").x[0]
+    assert x.shape == (3, 6, 4)
+    assert (x[:, :, 3] == 1).all()  # the top row has become the right column
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a folder; give folder:PATH"):
+        load(f"folder:{tmp_path / 'nowhere'}")
+
+
+def test_a_file_for_a_folder_is_refused(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="is not a folder"):
+        load(f"folder:{tmp_path / 'a.png'}")
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"no images in .*; looked for .*\.jpg.*\.png.*, subfolders included"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_a_corrupt_file_is_named(tmp_path, content):
+    picture(tmp_path / "good.png")
+    if content is None:  # cut off in the middle of the pixels
+        content = (tmp_path / "good.png").read_bytes()[:100]
+    (tmp_path / "torn.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"torn\.png cannot be read as an image .*; repair it or take it out"):
+        load(f"folder:{tmp_path}")
+
+
+def test_images_of_mixed_sizes_are_refused_unless_a_size_is_given(tmp_path):
+    picture(tmp_path / "a.png", size=(8, 6))
+    picture(tmp_path / "b.png", size=(9, 6))
+    with pytest.raises(ValueError, match=r"b\.png is 9×6 but .*a\.png is 8×6; pass size= to scale and crop"):
+        load(f"folder:{tmp_path}")
+    assert load(f"folder:{tmp_path}", size=4).x.shape == (2, 3, 4, 4)
+
+
+def test_pixels_of_16_bits_are_refused(tmp_path):
+    """Pillow would cut every value above 255 to white in silence."""
+    Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png cannot be read .*more than 8 bits"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("size", [0, -4])
+def test_a_size_without_pixels_is_refused(tmp_path, size):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"size must be at least one pixel, got {size}"):
+        load(f"folder:{tmp_path}", size=size)
+
+
+def test_a_folder_has_no_test_split(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a folder has only a 'train' split; put test images in a folder"):
+        load(f"folder:{tmp_path}", "test")

@@ -1,0 +1,44 @@
+"""The time embedding against diffusers."""
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+
+from diffusion_book.nn import timestep_embedding
+from diffusion_book.nn.embedding import TimeEmbedding
+
+
+@pytest.mark.parametrize("dim", [2, 16, 64, 320])
+@pytest.mark.parametrize("max_period", [100.0, 10_000.0])
+def test_sinusoids_are_those_of_diffusers(dim, max_period):
+    t = torch.tensor([0, 1, 2, 17, 500, 999, 1000])
+    theirs = get_timestep_embedding(t, dim, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=int(max_period))
+    # An angle of up to 1000 in single precision is off by 1000 · 6e-8, twice.
+    torch.testing.assert_close(timestep_embedding(t, dim, max_period), theirs, rtol=0, atol=2e-4)
+
+
+def test_the_distance_of_two_times_depends_only_on_their_difference():
+    """cos(s)cos(t) + sin(s)sin(t) = cos(s − t) at each frequency: why sinusoids tell times apart evenly."""
+    one, two = timestep_embedding(torch.tensor([3, 10]), 64), timestep_embedding(torch.tensor([503, 510]), 64)
+    torch.testing.assert_close((one[0] * one[1]).sum(), (two[0] * two[1]).sum(), rtol=1e-4, atol=0)
+    assert one.square().sum(1).tolist() == pytest.approx([32, 32], rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [torch.tensor([0.5, 7.0]), torch.tensor([1, 7]), torch.tensor([1, 7], dtype=torch.int32)])
+def test_times_may_be_integer_or_real(t):
+    found = timestep_embedding(t, 8)
+    assert (found.shape, found.dtype) == ((2, 8), torch.float32)
+    assert found[0, 0].item() == pytest.approx(torch.cos(t[0].double()).item(), abs=1e-6)
+
+
+def test_an_odd_number_of_features_is_refused():
+    with pytest.raises(ValueError, match="dim must be even, half for cosines and half for sines, got 7"):
+        timestep_embedding(torch.tensor([1]), 7)
+
+
+def test_the_embedding_has_two_layers_with_gradients():
+    embed = TimeEmbedding(8, 12)
+    out = embed(torch.tensor([1, 500]))
+    assert out.shape == (2, 12)
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in embed.parameters())

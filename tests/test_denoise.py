@@ -1,0 +1,81 @@
+"""Denoisers against closed forms."""
+
+import pytest
+import torch
+
+from diffusion_book import denoise, process, schedules
+from diffusion_book.data import ring_of_gaussians
+from diffusion_book.process import PREDICTIONS
+
+SCHEDULE = schedules.linear(100)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_network_of_any_face_is_the_exact_denoiser(prediction, generator):
+    """Write the exact score as each face by its definition, hand it over as a network, and x̂0 must be E[x0 | x_t]."""
+    ring = ring_of_gaussians()
+    t = torch.tensor([1, 30, 100])
+    xt = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+
+    def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        a, b = SCHEDULE.alpha_bar[t].sqrt()[:, None], (1 - SCHEDULE.alpha_bar[t]).sqrt()[:, None]
+        score = ring.score(xt, a, b)
+        eps = -b * score
+        x0 = (xt + b**2 * score) / a  # Tweedie
+        return {"eps": eps, "x0": x0, "v": a * eps - b * x0, "score": score}[prediction]
+
+    found = denoise.from_network(network, SCHEDULE, prediction)(xt, t)
+    torch.testing.assert_close(found, denoise.exact(ring, SCHEDULE)(xt, t), rtol=1e-8, atol=1e-8)
+
+
+def test_labels_reach_the_network():
+    def network(xt: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y[:, None].expand_as(xt).float()
+
+    y = torch.tensor([4, 7])
+    x0_hat = denoise.from_network(network, SCHEDULE, "x0", y)(torch.zeros(2, 3), torch.tensor([5, 6]))
+    assert x0_hat.tolist() == [[4.0] * 3, [7.0] * 3]
+
+
+def test_clipping_holds_for_a_network_that_explodes():
+    x0_hat = denoise.from_network(lambda xt, t: 1e6 * torch.ones_like(xt), SCHEDULE, "eps", x0_max=1.0)(
+        torch.zeros(2, 3), torch.tensor([100, 1])
+    )
+    assert bool((x0_hat == -1).all())
+
+
+def test_sampling_builds_no_graph():
+    layer = torch.nn.Linear(3, 3)
+    x0_hat = denoise.from_network(lambda xt, t: layer(xt), SCHEDULE, "v")(torch.zeros(2, 3), torch.tensor([5, 6]))
+    assert not x0_hat.requires_grad
+
+
+def test_an_unknown_prediction_is_refused_before_anything_is_sampled():
+    with pytest.raises(ValueError, match="unknown prediction 'noise'; choose one of eps, x0, v, score"):
+        denoise.from_network(lambda xt, t: xt, SCHEDULE, "noise")
+
+
+def test_the_exact_denoiser_at_full_noise_is_the_mean_of_the_data(generator):
+    """With zero terminal SNR x_T says nothing, so the best guess is the mean: no division by a = 0."""
+    schedule = schedules.zero_terminal_snr(SCHEDULE)
+    ring = ring_of_gaussians()
+    xt = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    x0_hat = denoise.exact(ring, schedule)(xt, torch.full((4,), schedule.T))
+    torch.testing.assert_close(x0_hat, torch.zeros_like(xt), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_exact_denoiser_keeps_the_dtype(dtype):
+    x0_hat = denoise.exact(ring_of_gaussians(), SCHEDULE)(torch.zeros(2, 2, dtype=dtype), torch.tensor([3, 9]))
+    assert x0_hat.dtype == dtype
+
+
+def test_the_exact_denoiser_has_the_least_error(generator):
+    """E‖x0 − f(x_t)‖² is least at the posterior mean: a shift of it by δ costs δ² more, within Monte Carlo."""
+    ring, t, n, shift = ring_of_gaussians(), 40, 20_000, 0.3
+    x0 = ring.sample(n, generator)
+    xt = process.add_noise(SCHEDULE, x0, t, torch.randn(n, 2, generator=generator, dtype=torch.float64))
+    error = x0 - denoise.exact(ring, SCHEDULE)(xt, torch.full((n,), t))
+    for direction in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, -1.0])):
+        excess = ((error - shift * direction) ** 2).sum(1) - (error**2).sum(1)
+        assert abs(excess.mean().item() - shift**2) < 4 * excess.std().item() / n**0.5

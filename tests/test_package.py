@@ -1,0 +1,117 @@
+"""The package as a whole: what importing it costs, and that no module reaches upward."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import diffusion_book
+
+PACKAGE = Path(diffusion_book.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Room → the rooms it may use, itself aside, and the packages besides torch and the standard library.
+PROCESS = {"schedules", "process"}
+EVERYTHING = {
+    *("schedules", "process", "losses", "nn", "denoise", "guidance", "samplers", "data", "training", "evaluation"),
+    *("zoo", "interop", "deploy", "viz", "page"),
+}
+MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
+    "schedules": (set(), set()),
+    "process": ({"schedules"}, set()),
+    "losses": (PROCESS, set()),
+    "nn": (set(), set()),
+    "denoise": (PROCESS, set()),
+    "guidance": ({*PROCESS, "denoise"}, set()),
+    "samplers": ({*PROCESS, "denoise", "guidance"}, set()),
+    "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
+    "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm"}),
+    "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
+    "zoo": ({"nn"}, {"safetensors"}),
+    "interop": ({"nn"}, {"diffusers", "safetensors"}),
+    "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
+    "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
+    "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
+    "cli": (EVERYTHING, {"numpy", "matplotlib", "tqdm"}),
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of all that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import; write the full name, so that this test sees it"
+            # `from diffusion_book import data` names a room in what it imports.
+            whole = node.module == "diffusion_book"
+            found |= {f"diffusion_book.{name.name}" for name in node.names} if whole else {str(node.module)}
+    return found
+
+
+def test_importing_the_package_is_light():
+    """Pictures, data sets and oracles are imported where they are used, and not before."""
+    code = "import sys, diffusion_book; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(found.stdout.split())
+    assert "torch" in loaded
+    heavy = {"diffusers", "mlxtend", "torchvision", "matplotlib", "PIL", "pandas", "scipy", "sklearn", "IPython"}
+    assert loaded & (heavy | {"accelerate", "transformers", "onnx"}) == set()
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert diffusion_book.__version__ == version("diffusion-book")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_all_names_what_there_is(path):
+    module = importlib.import_module(".".join(["diffusion_book", *path.parent.relative_to(PACKAGE).parts]))
+    assert list(module.__all__) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent != PACKAGE or p.name != "__init__.py"], ids=room_of)
+def test_no_module_reaches_upward(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} is new: say in this table what it may import"
+    rooms, packages = MAY_IMPORT[room]
+    for name in sorted(imports_of(path)):
+        top, _, rest = name.partition(".")
+        if top == "diffusion_book":
+            used = rest.partition(".")[0]
+            assert used in {room, *rooms}, f"{path.relative_to(PACKAGE)} imports {name}, which is above it"
+        elif top not in sys.stdlib_module_names:
+            assert top in {"torch", *packages}, f"{path.relative_to(PACKAGE)} imports {top}"
+
+
+def test_the_rooms_have_an_order():
+    """The table itself has no circle: every room can be reached from below."""
+    known: set[str] = set()
+    left = {room: rooms for room, (rooms, _) in MAY_IMPORT.items() if room not in ("viz", "page", "cli")}
+    while left:
+        ready = {room for room, rooms in left.items() if rooms - {room} <= known}
+        assert ready, f"these need each other: {sorted(left)}"
+        known |= ready
+        left = {room: rooms for room, rooms in left.items() if room not in ready}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_what_is_public_is_described(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{path.name} does not say what it holds"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"

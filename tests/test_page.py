@@ -1,0 +1,92 @@
+"""What the pages use, checked against what reads it."""
+
+import pytest
+import torch
+from myst_nb.ext.glue import extract_glue_data_cell
+from nbformat.v4 import new_code_cell, new_output
+
+from diffusion_book import page
+
+
+@pytest.mark.parametrize("name", page.PROFILES)
+def test_the_environment_decides_the_profile(name, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_BOOK_PROFILE", name)
+    assert page.profile() == name
+    assert page.pick(smoke="smoke", cpu="cpu", gpu="gpu") == name
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_without_one_the_machine_decides(has_gpu, value, monkeypatch):
+    if value is None:
+        monkeypatch.delenv("DIFFUSION_BOOK_PROFILE", raising=False)
+    else:
+        monkeypatch.setenv("DIFFUSION_BOOK_PROFILE", value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert page.profile() == ("gpu" if has_gpu else "cpu")
+    assert page.device() == torch.device("cuda" if has_gpu else "cpu")
+
+
+def test_a_gpu_is_left_alone_in_the_other_profiles(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("DIFFUSION_BOOK_PROFILE", "cpu")
+    assert page.device() == torch.device("cpu")
+
+
+def test_the_gpu_profile_runs_without_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("DIFFUSION_BOOK_PROFILE", "gpu")
+    assert page.device() == torch.device("cpu")
+
+
+def test_an_unknown_profile_is_refused_with_the_list_of_known_ones(monkeypatch):
+    monkeypatch.setenv("DIFFUSION_BOOK_PROFILE", "fast")
+    with pytest.raises(ValueError, match="DIFFUSION_BOOK_PROFILE must be one of smoke, cpu, gpu, got 'fast'"):
+        page.pick(smoke=1, cpu=2, gpu=3)
+
+
+@pytest.mark.parametrize("value", ["4.036e-05", 42, 0.5])
+def test_myst_nb_reads_what_is_glued_and_shows_nothing_in_the_cell(value, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append((raw, data, metadata)))
+    page.glue("alpha-bar-T", value)
+    ((raw, data, metadata),) = shown
+    assert raw
+    cell = new_code_cell(outputs=[new_output("display_data", data=data, metadata=metadata)])
+    ((key, output),) = extract_glue_data_cell(cell)
+    assert key == "alpha-bar-T"
+    assert output["data"] == {"text/plain": str(value)}
+    assert cell.outputs == []
+
+
+def checks_three(answer):
+    assert answer() == 3, "the answer must be 3"
+
+
+def test_a_right_answer_is_told_so(capsys):
+    page.attempt(checks_three, lambda: 3)
+    assert capsys.readouterr().out == "✓ Correct: the check passes.\n"
+
+
+def stub():
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: 4, "Not yet: AssertionError: the answer must be 3"),
+        (stub, "Not yet: NotImplementedError"),
+        (lambda: 1 / 0, "Not yet: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_wrong_answer_is_told_what_is_wrong(answer, said, capsys):
+    page.attempt(checks_three, answer)
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_the_books_own_answer_must_pass(capsys):
+    with pytest.raises(AssertionError, match="must be 3"):
+        page.attempt(checks_three, lambda: 4, must_pass=True)
+    page.attempt(checks_three, lambda: 3, must_pass=True)
+    assert "✓" in capsys.readouterr().out

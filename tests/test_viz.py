@@ -1,0 +1,147 @@
+"""Figures: the pixels that are drawn, and colours that are seen on a light and on a dark page."""
+
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from diffusion_book import viz
+
+
+@pytest.fixture(autouse=True)
+def _styled() -> Iterator[None]:
+    with plt.rc_context():
+        viz.use_style()
+        yield
+        plt.close("all")
+
+
+def drawn(figure: plt.Figure) -> np.ndarray:
+    """The RGBA pixels of the one picture in a figure."""
+    (axis,) = figure.axes
+    (picture,) = axis.images
+    return np.asarray(picture.get_array())
+
+
+def levels(*values: float, channels: int = 1) -> torch.Tensor:
+    """One 2×2 image of each grey value."""
+    return torch.tensor(values)[:, None, None, None].expand(len(values), channels, 2, 2)
+
+
+def test_minus_one_is_black_and_one_is_white():
+    canvas = drawn(viz.show_images(levels(-1.0, 0.0, 1.0)))
+    assert canvas.shape == (2, 3 * 2 + 2 * 2, 4)  # three images of two pixels, two gaps of two
+    assert [canvas[0, x, 0] for x in (0, 4, 8)] == [0.0, 0.5, 1.0]
+    assert [canvas[0, x, 3] for x in range(10)] == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1]  # gaps show the page
+
+
+def test_values_outside_are_clipped():
+    canvas = drawn(viz.show_images(levels(-3.0, 7.0)))
+    assert (canvas[0, 0, 0], canvas[0, 4, 0]) == (0.0, 1.0)
+
+
+def test_colour_is_kept():
+    image = torch.tensor([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert drawn(viz.show_images(image))[1, 1].tolist() == [1.0, 0.0, 0.5, 1.0]
+
+
+def test_a_grid_is_filled_row_by_row():
+    canvas = drawn(viz.show_images(levels(-1.0, -0.5, 0.0, 0.5, 1.0), columns=2))
+    assert canvas.shape == (3 * 2 + 2 * 2, 2 * 2 + 2, 4)
+    assert [canvas[4 * i, 4 * j, 0] for i in range(3) for j in range(2)] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.0]
+    assert canvas[8, 4, 3] == 0  # there is no sixth image
+
+
+def test_rows_of_images_stay_rows():
+    images = levels(-1.0, -0.5, 0.0, 0.5, 1.0, 1.0).reshape(2, 3, 1, 2, 2)
+    figure = viz.show_images(images, row_labels=["linear", "cosine"], column_labels=["a", "b", "c"])
+    canvas = drawn(figure)
+    assert [canvas[4 * i, 4 * j, 0] for i in range(2) for j in range(3)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["linear", "cosine"]
+    assert axis.get_yticks().tolist() == [1, 5]  # the middle of each row
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b", "c"]
+    assert axis.get_xticks().tolist() == [1, 5, 9]
+
+
+def test_without_labels_there_are_no_ticks():
+    (axis,) = viz.show_images(levels(0.0, 1.0)).axes
+    assert axis.get_xticks().size == axis.get_yticks().size == 0
+
+
+def test_by_default_ten_in_a_row():
+    assert drawn(viz.show_images(levels(*[0.0] * 23))).shape == (3 * 4 - 2, 10 * 4 - 2, 4)
+
+
+def test_scale_is_of_the_pages_width():
+    assert viz.show_images(levels(0.0), scale=0.5).get_size_inches()[0] == viz.WIDTH / 2
+
+
+def test_a_tensor_with_a_graph_or_in_half_precision_is_drawn():
+    viz.show_images(levels(0.0).clone().requires_grad_())
+    viz.show_images(levels(0.0).half())
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 2, 8, 8), (2, 8, 8, 3), (1, 2, 3, 4, 8, 8)])
+def test_what_are_no_images_is_refused(shape):
+    with pytest.raises(ValueError, match=r"\[N, C, H, W\] or \[R, N, C, H, W\], C = 1 or 3, got \("):
+        viz.show_images(torch.zeros(shape))
+
+
+def test_points_are_drawn_where_they_are(generator):
+    points = torch.randn(50, 2, generator=generator).requires_grad_()
+    figure, axis = plt.subplots()
+    viz.scatter(axis, points, viz.COLORS["red"], limit=2.5, alpha=0.3)
+    (cloud,) = axis.collections
+    np.testing.assert_allclose(cloud.get_offsets(), points.detach().numpy(), rtol=1e-6)
+    assert cloud.get_rasterized()
+    assert cloud.get_alpha() == 0.3
+    assert axis.get_xlim() == axis.get_ylim() == (-2.5, 2.5)
+    figure.canvas.draw()
+
+
+def test_the_page_shows_through():
+    figure = viz.show_images(levels(0.0))
+    figure.canvas.draw()
+    assert figure.get_facecolor()[3] == 0
+    assert figure.axes[0].get_facecolor()[3] == 0
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#14181e", "#121212"])
+@pytest.mark.parametrize("name", viz.COLORS)
+def test_lines_are_seen_on_a_light_and_on_a_dark_page(name, page):
+    """WCAG 2.2, 1.4.11 asks 3:1 of graphical objects."""
+    assert contrast(viz.COLORS[name], page) >= 3
+
+
+def test_text_is_read_on_a_light_page_and_seen_on_a_dark_one():
+    """4.5:1 for text on white; on dark, where the site puts its own colour in, a bare figure must have 3:1."""
+    assert contrast(viz.INK, "#ffffff") >= 4.5
+    assert contrast(viz.INK, "#121212") >= 3
+
+
+def test_the_style_takes_the_colours_in_their_order():
+    assert [c["color"] for c in plt.rcParams["axes.prop_cycle"]] == list(viz.COLORS.values())
+
+
+def test_two_drawings_give_one_file(tmp_path):
+    files = []
+    for name in ("one.svg", "two.svg"):
+        figure = viz.show_images(levels(-1.0, 1.0))
+        figure.savefig(tmp_path / name, metadata={"Date": None})
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]

@@ -1,0 +1,304 @@
+"""The training loop: what it reaches, what it repeats, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusion_book import denoise, process, schedules
+from diffusion_book.data import GaussianMixture, ring_of_gaussians
+from diffusion_book.nn import MLP
+from diffusion_book.training import TrainConfig, train
+from diffusion_book.training.loop import autocast
+
+SHORT = TrainConfig(steps=8, batch_size=16, warmup=2, precision="fp32")
+SCHEDULE = schedules.linear(50)
+
+
+class Scale(nn.Module):
+    """One coefficient for each time: the family that holds the best predictor of Gaussian data."""
+
+    def __init__(self, T: int) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.zeros(T + 1))
+
+    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
+        return self.c[t][:, None] * xt
+
+
+class Labelled:
+    """Gaussian points with labels 0 … 4."""
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return torch.randn(size, 2, generator=generator), torch.randint(5, (size,), generator=generator)
+
+
+class Recorder(nn.Module):
+    """A network that remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.times: list[Tensor] = []
+        self.labels: list[Tensor | None] = []
+
+    def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self.times.append(t)
+        self.labels.append(y)
+        return self.layer(xt)
+
+
+def gaussian(std: float) -> GaussianMixture:
+    eye = torch.eye(2, dtype=torch.float64)
+    return GaussianMixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, 2).double(), std**2 * eye[None])
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_training_on_a_gaussian_reaches_the_closed_form_optimum(prediction):
+    """Data N(0, s² I): the loss of c_t · x_t is c² V − 2 c G + P at each t, so its least value P − G²/V is known."""
+    s, T = 0.6, 10
+    schedule = schedules.cosine(T, beta_max=0.9)
+    alpha_bar = schedule.alpha_bar[1:]
+    a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    V = alpha_bar * s**2 + 1 - alpha_bar  # E x_t²
+    G, P = {  # E x_t · target and E target², from x_t = a x0 + b ε
+        "eps": (b, torch.ones_like(b)),
+        "x0": (a * s**2, torch.full_like(b, s**2)),
+        "v": (a * b * (1 - s**2), alpha_bar + (1 - alpha_bar) * s**2),
+    }[prediction]
+    least = P - G**2 / V
+    if prediction == "eps":  # the design's own formula for it
+        torch.testing.assert_close(least, alpha_bar * s**2 / V)
+
+    steps, batch = 1500, 128
+    config = TrainConfig(steps=steps, batch_size=batch, learning_rate=0.02, prediction=prediction, precision="fp32")
+    result = train(Scale(T), gaussian(s), schedule, config)
+
+    # The excess of what was learned, by algebra. One coefficient fitted by least squares to n draws has an excess of
+    # residual/n on average; a rate that decays weighs the draws unequally, which costs a factor: at most five.
+    for network in (result.ema, result.network):
+        c = network.c.detach().double()[1:]
+        excess = (V * (c - G / V) ** 2).mean().item()
+        assert excess < 5 * P.mean().item() / (2 * steps * batch / T)
+
+    # And the losses of the last third are the optimum's, within four standard errors of their mean.
+    tail = result.losses[-steps // 3 :].double()
+    error = tail.std().item() / len(tail) ** 0.5
+    assert tail.mean().item() == pytest.approx(least.mean().item(), abs=4 * error + excess)
+
+
+def test_a_network_learns_to_sample_a_ring():
+    """The loss of an MLP ends near that of the exact denoiser, which nothing can beat."""
+    ring, schedule = ring_of_gaussians(4, 1.0, 0.3), schedules.linear(50, 1e-3, 0.25)
+    config = TrainConfig(steps=400, batch_size=256, learning_rate=3e-3, warmup=20, precision="fp32", ema_decay=0.98)
+    torch.manual_seed(0)
+    result = train(MLP(2, 48, 2), ring, schedule, config)
+    generator = torch.Generator().manual_seed(1)
+    n = 20_000
+    x0 = ring.sample(n, generator).float()
+    t = torch.randint(1, 51, (n,), generator=generator)
+    xt = process.add_noise(schedule, x0, t, torch.randn(n, 2, generator=generator))
+    best = denoise.exact(ring, schedule)(xt, t)
+    found = denoise.from_network(result.ema, schedule, "v")(xt, t)
+    weight = (1 / schedule.b(t) ** 2).float()  # the v-loss weighs x0 by SNR + 1 = 1/b²
+    excess = weight * ((found - x0) ** 2 - (best - x0) ** 2).mean(1)
+    error = excess.std().item() / n**0.5
+    least = (weight * ((best - x0) ** 2).mean(1)).mean().item()
+    assert -4 * error < excess.mean().item() < 0.1 * least
+
+
+def test_one_seed_gives_the_same_weights_bit_by_bit():
+    def run(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(3)  # the network's own start
+        network = MLP(2, 16, 1)
+        torch.manual_seed(seed)  # the loop must not depend on the global seed
+        config = TrainConfig(steps=8, batch_size=16, warmup=2, precision="fp32", seed=seed // 10)
+        result = train(network, ring_of_gaussians(), SCHEDULE, config)
+        return {**result.ema.state_dict(), **{f"last.{k}": v for k, v in result.network.state_dict().items()}}
+
+    first, second, other = run(10), run(11), run(20)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_a_bad_decay_is_refused_before_a_batch_is_drawn():
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got 1.0"):
+        train(Recorder(), None, SCHEDULE, TrainConfig(ema_decay=1.0))
+
+
+def test_the_average_follows_and_differs_from_the_last_weights():
+    """EMA not updated: after training it must have left the start, and be neither the network nor its copy."""
+    torch.manual_seed(0)
+    network = MLP(2, 16, 1)
+    start = {key: value.clone() for key, value in network.state_dict().items()}
+    result = train(network, ring_of_gaussians(), SCHEDULE, SHORT)
+    assert result.network is network
+    for key, average in result.ema.state_dict().items():
+        assert not torch.equal(average, start[key])
+        assert not torch.equal(average, network.state_dict()[key])
+    assert not result.ema.training
+    assert not result.network.training
+
+
+def test_times_cover_one_to_T_and_no_label_is_passed_where_none_is_wanted():
+    network = Recorder()
+    result = train(network, Labelled(), SCHEDULE, TrainConfig(steps=200, batch_size=64, precision="fp32"))
+    times = torch.cat(network.times)
+    # 12,800 draws miss one of 50 times with probability 50 · (49/50)^12800 < 1e-100.
+    assert sorted(set(times.tolist())) == list(range(1, 51))
+    assert network.labels == [None] * 200
+    assert result.losses.shape == (200,)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_share_of_dropped_labels_is_the_one_asked_for(share):
+    network = Recorder()
+    config = TrainConfig(steps=100, batch_size=100, label_dropout=share, precision="fp32")
+    train(network, Labelled(), SCHEDULE, config, no_label=5)
+    labels = torch.cat([y for y in network.labels if y is not None])
+    n = len(labels)
+    assert n == 10_000
+    assert (labels == 5).float().mean().item() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n))
+    if share < 1:  # those that stay are still uniform: dropping does not look at the label
+        kept = labels[labels < 5]
+        frequency = torch.bincount(kept, minlength=5) / len(kept)
+        assert bool(((frequency - 0.2).abs() < 5 * math.sqrt(0.16 / len(kept))).all())
+
+
+def test_labels_stay_with_their_examples():
+    """Data whose label is the sign of its first coordinate: every pair must arrive as it was drawn."""
+
+    class Signs:
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            y = torch.randint(2, (size,), generator=generator)
+            return (100.0 * (2 * y - 1))[:, None].expand(size, 2), y
+
+    seen = []
+
+    class Network(Recorder):
+        def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            seen.append(bool(((xt[:, 0] > 0) == (y == 1)).all()))
+            return self.layer(xt)
+
+    # ᾱ_T of this schedule is far from zero, so 100 stays 50 standard deviations away from the noise.
+    train(Network(), Signs(), schedules.linear(10, 1e-4, 0.02), SHORT, no_label=2)
+    assert seen == [True] * 8
+
+
+def test_dropping_labels_without_a_no_label_is_refused():
+    """It would train without any labels, in silence."""
+    config = TrainConfig(steps=1, label_dropout=0.1)
+    with pytest.raises(ValueError, match="label_dropout needs no_label, the label that means none"):
+        train(Recorder(), Labelled(), SCHEDULE, config)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_data_stops_training_and_names_the_step(bad):
+    class TurnsBad:
+        calls = 0
+
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
+            self.calls += 1
+            return torch.full((size, 2), bad if self.calls == 4 else 0.0), None
+
+    network = MLP(2, 8, 1)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 3; lower learning_rate or use"):
+        train(network, TurnsBad(), SCHEDULE, SHORT)
+    assert all(bool(torch.isfinite(p).all()) for p in network.parameters())  # stopped before the weights took it
+
+
+def test_every_step_is_reported_with_its_loss():
+    seen = []
+    result = train(
+        Recorder(), ring_of_gaussians(), SCHEDULE, SHORT, on_step=lambda step, loss: seen.append((step, loss))
+    )
+    assert [step for step, _ in seen] == list(range(8))
+    assert [loss for _, loss in seen] == result.losses.tolist()
+
+
+def test_the_rate_warms_up_then_falls_like_a_cosine_to_zero():
+    """Seen from outside: with a constant gradient, clipped to a size, AdamW moves by the learning rate at each step."""
+
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(()))
+
+        def forward(self, xt: Tensor, t: Tensor) -> Tensor:
+            return 0 * xt + self.w - 1e6  # so far from any target that the gradient does not change
+
+    class Zeros:
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
+            return torch.zeros(size, 1), None
+
+    network, weights = Slope(), [0.0]
+    config = TrainConfig(steps=20, batch_size=64, warmup=4, learning_rate=0.1, precision="fp32")
+    train(network, Zeros(), SCHEDULE, config, on_step=lambda step, loss: weights.append(network.w.item()))
+    rates = torch.tensor(weights).diff()
+    torch.testing.assert_close(rates[:4], torch.tensor([0.025, 0.05, 0.075, 0.1]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(rates[12], torch.tensor(0.05), rtol=1e-3, atol=0)  # half way down
+    # A cosine is symmetric about its middle, falls throughout, and would be at zero one step later.
+    torch.testing.assert_close(rates[5:] + rates[5:].flip(0), torch.full((15,), 0.1), rtol=1e-3, atol=0)
+    assert bool((rates[4:].diff() < 0).all())
+    assert rates[-1] < 0.01 * 0.1
+
+
+def test_the_gradient_is_clipped(monkeypatch):
+    norms = []
+    clip = nn.utils.clip_grad_norm_
+
+    def recorded(parameters, bound):
+        parameters = list(parameters)
+        clip(parameters, bound)
+        norms.append(torch.cat([p.grad.flatten() for p in parameters]).norm().item())
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", recorded)
+    train(Recorder(), Labelled(), SCHEDULE, TrainConfig(steps=5, batch_size=8, grad_clip=1e-3, precision="fp32"))
+    assert len(norms) == 5
+    assert max(norms) <= 1e-3 * (1 + 1e-5)
+
+
+def test_bfloat16_keeps_weights_in_float32():
+    seen = []
+
+    class Network(Recorder):
+        def forward(self, xt: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            out = self.layer(xt)
+            seen.append((xt.dtype, out.dtype))
+            return out
+
+    config = TrainConfig(steps=3, batch_size=8, precision="bf16")
+    result = train(Network(), Labelled(), SCHEDULE, config)
+    assert seen == [(torch.float32, torch.bfloat16)] * 3
+    assert {p.dtype for p in result.ema.parameters()} == {torch.float32}
+    assert result.losses.dtype == torch.float32
+
+
+def test_float32_is_not_autocast():
+    x = torch.ones(2, 2)
+    with autocast("fp32", torch.device("cpu")):
+        assert (x @ x).dtype == torch.float32
+    with autocast("bf16", torch.device("cpu")):
+        assert (x @ x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 128"),
+        ({"batch_size": 0}, "steps and batch_size must be at least 1, got 2000 and 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        ({"learning_rate": -1e-3}, "learning_rate must be positive, got -0.001"),
+        ({"grad_clip": 0.0}, "grad_clip must be positive, got 0.0; use math.inf"),
+        ({"grad_clip": -1.0}, "grad_clip must be positive, got -1.0"),
+        ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),
+        ({"label_dropout": -0.1}, r"label_dropout is a share in \[0, 1\], got -0.1"),
+        ({"precision": "fp16"}, "precision must be 'auto', 'fp32' or 'bf16', got 'fp16'"),
+        ({"prediction": "epsilon"}, "unknown prediction 'epsilon'; choose one of eps, x0, v, score"),
+    ],
+)
+def test_a_bad_configuration_is_refused(options, message):
+    """When it is made, before a data set is loaded for it."""
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
