@@ -1,7 +1,11 @@
 """What the pages use, checked against what reads it."""
 
+import json
+import re
+
 import pytest
 import torch
+from myst_nb.core.variables import format_plain_text
 from myst_nb.ext.glue import extract_glue_data_cell
 from nbformat.v4 import new_code_cell, new_output
 
@@ -45,7 +49,7 @@ def test_an_unknown_profile_is_refused_with_the_list_of_known_ones(monkeypatch):
         page.pick(smoke=1, cpu=2, gpu=3)
 
 
-@pytest.mark.parametrize("value", ["4.036e-05", 42, 0.5])
+@pytest.mark.parametrize("value", ["4.036e-05", "2.50", "1,000", "α", 42, 0.5])
 def test_myst_nb_reads_what_is_glued_and_shows_nothing_in_the_cell(value, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw, metadata: shown.append((raw, data, metadata)))
@@ -55,8 +59,22 @@ def test_myst_nb_reads_what_is_glued_and_shows_nothing_in_the_cell(value, monkey
     cell = new_code_cell(outputs=[new_output("display_data", data=data, metadata=metadata)])
     ((key, output),) = extract_glue_data_cell(cell)
     assert key == "alpha-bar-T"
-    assert output["data"] == {"text/plain": str(value)}
+    assert set(output["data"]) == {"text/plain"}
+    assert format_plain_text(output["data"]["text/plain"], "") == str(value)  # what the role {glue:text} does
     assert cell.outputs == []
+
+
+def test_widget_data_is_json_that_cannot_close_its_script(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data["text/html"]))
+    value = {"x": [1, 2.5, None], "label": "</script><b>"}
+    page.widget_data("forward", value)
+    found = re.fullmatch(r'<script type="application/json" id="forward-data">(.*)</script>', shown[0])
+    assert found is not None
+    assert json.loads(found[1]) == value
+    assert "<" not in found[1]
+    with pytest.raises(ValueError, match="JSON"):
+        page.widget_data("forward", [float("nan")])
 
 
 def checks_three(answer):

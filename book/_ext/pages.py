@@ -1,14 +1,13 @@
 """What every page gets, and the check that every page is there: buttons to Colab and to the notebook."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from numbering import chapter_number
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-CHAPTER = re.compile(r"\d\d-[\w-]+")  # what is exported as a notebook
 NOTEBOOKS_BRANCH = "notebooks"  # the job that publishes the site puts the exported .ipynb files here
 
 
@@ -22,28 +21,28 @@ def add_buttons(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document
 ) -> None:
     """Offer a chapter to Colab and for download. (The theme's button would open the .md in Colab.)"""
-    if not CHAPTER.fullmatch(pagename):
+    if chapter_number(pagename) is None:
         return
-    repository = app.config.html_theme_options["repository_url"]
-    buttons = [
-        {
-            "type": "link",
-            "url": colab_url(repository, pagename),
-            "label": "colab-button",
-            "icon": "fas fa-rocket",
-            "text": "Colab",
-            "tooltip": "Run this chapter in Google Colab",
-        },
-        {
-            "type": "link",
-            "url": context["pathto"](f"notebooks/{pagename}.ipynb", 1),
-            "label": "notebook-button",
-            "icon": "fas fa-download",
-            "text": ".ipynb",
-            "tooltip": "Download this chapter as a notebook",
-        },
-    ]
-    context["header_buttons"] = buttons + context["header_buttons"]
+    colab = {
+        "type": "link",
+        "url": colab_url(app.config.html_theme_options["repository_url"], pagename),
+        "label": "colab-button",
+        "icon": "fas fa-rocket",
+        "text": "Colab",
+        "tooltip": "Run this chapter in Google Colab",
+    }
+    notebook = {
+        "type": "link",
+        "url": context["pathto"](f"notebooks/{pagename}.ipynb", 1),
+        "label": "notebook-button",
+        "icon": "fas fa-file-code",
+        "text": ".ipynb",
+        "tooltip": "Download this chapter as a notebook",
+    }
+    context["header_buttons"].insert(0, colab)
+    for group in context["header_buttons"]:
+        if group["label"] == "download-buttons":
+            group["buttons"].insert(0, notebook)
 
 
 def every_page_exists(app: Sphinx, exception: Exception | None) -> None:

@@ -108,7 +108,9 @@ def show_images(
         canvas[top : top + H, left : left + W, :3] = pixels
         canvas[top : top + H, left : left + W, 3] = 1.0
     width = WIDTH * scale
-    figure, axis = plt.subplots(figsize=(width, width * canvas.shape[0] / canvas.shape[1] + 0.3 * bool(column_labels)))
+    beside = 0.085 * max(map(len, row_labels)) + 0.1 if row_labels else 0.0  # inches, of letters of ten points
+    height = (width - beside) * canvas.shape[0] / canvas.shape[1] + 0.3 * bool(column_labels)
+    figure, axis = plt.subplots(figsize=(width, height))
     axis.imshow(canvas.numpy(), interpolation="none")
     axis.grid(False)
     for spine in axis.spines.values():

@@ -81,7 +81,7 @@ def test_every_eta_keeps_the_marginals(eta, t, s, generator):
 
 
 def test_without_noise_it_solves_the_ode_of_gaussian_data_at_first_order(generator):
-    """The flow keeps standardised coordinates, (x_0 − μ)/s = (x_T − a μ)/√(a²s² + b²); twice the steps, half the error."""
+    """It keeps standardised coordinates, (x_0 − μ)/s = (x_T − a μ)/√(a²s² + b²): twice the steps, half the error."""
     mu, s, schedule = 0.5, 0.4, schedules.linear()
     data = GaussianMixture(
         torch.ones(1, dtype=torch.float64),

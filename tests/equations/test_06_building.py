@@ -1,0 +1,198 @@
+"""The equations of chapter 6, each against a route that does not use it."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+import torch
+
+from diffusion_book import data, denoise, process, samplers, schedules
+
+COSINE = schedules.cosine()
+
+
+def randn(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.equation("eq-building-log-tables")
+@pytest.mark.parametrize("schedule", [schedules.linear(60), schedules.cosine(60)], ids=["linear", "cosine"])
+def test_tables_from_logarithms_are_the_exact_product(schedule):
+    alpha_bar = Fraction(1)
+    for t in range(1, schedule.T + 1):
+        alpha_bar *= 1 - Fraction(float(schedule.beta[t]))  # rational arithmetic: no rounding at all
+        assert float(schedule.a(t)) == pytest.approx(math.sqrt(alpha_bar), rel=1e-13)
+        assert float(schedule.b(t)) == pytest.approx(math.sqrt(1 - alpha_bar), rel=1e-13)
+
+
+@pytest.mark.equation("eq-building-bound-weight")
+@pytest.mark.parametrize("t", [2, 37, 500, 999])
+def test_weight_of_the_noise_error_is_the_kl_of_two_posteriors(t, generator):
+    """The KL of two Gaussians, from their means and standard deviations, where x̂0 is read off a wrong ε."""
+    schedule = schedules.linear()
+    x0, eps, eps_hat = (randn(1, 6, generator=generator) for _ in range(3))
+    xt = process.add_noise(schedule, x0, t, eps)
+    x0_hat = process.to_x0("eps", eps_hat, schedule, xt, t)
+    q, p = process.posterior(schedule, xt, x0, t), process.posterior(schedule, xt, x0_hat, t)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(q.mean, q.std), torch.distributions.Normal(p.mean, p.std)
+    ).sum()
+    snr = [schedule.alpha_bar[s] / (1 - schedule.alpha_bar[s]) for s in (t - 1, t)]
+    formula = 0.5 * (snr[0] / snr[1] - 1) * ((eps - eps_hat) ** 2).sum()
+    assert float(formula) == pytest.approx(float(kl), rel=1e-6)
+
+
+@pytest.mark.equation("eq-building-v-splits")
+def test_error_in_v_is_the_sum_of_the_errors_in_x0_and_noise(generator):
+    x0, eps, v_hat = (randn(50, 3, generator=generator) for _ in range(3))
+    t = torch.randint(1, COSINE.T, (50,), generator=generator)
+    xt = process.add_noise(COSINE, x0, t, eps)
+    v = process.target("v", COSINE, x0, eps, t)
+    x0_hat = process.to_x0("v", v_hat, COSINE, xt, t)
+    eps_hat = process.from_x0("eps", x0_hat, COSINE, xt, t)  # by subtraction, not by the formula for ε
+    split = ((x0_hat - x0) ** 2).sum(1) + ((eps_hat - eps) ** 2).sum(1)
+    torch.testing.assert_close(split, ((v_hat - v) ** 2).sum(1), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.equation("eq-building-first-loss")
+@pytest.mark.parametrize("t", [50, 500, 900])
+def test_first_loss_of_a_network_that_outputs_zero(t, generator):
+    n = 200_000
+    x0 = 0.7 + randn(n, 1, generator=generator).abs()  # neither centred nor Gaussian: only the second moment counts
+    m = 0.7**2 + 2 * 0.7 * math.sqrt(2 / math.pi) + 1
+    v = process.target("v", COSINE, x0, randn(n, 1, generator=generator), t)
+    a, b = float(COSINE.a(t)), float(COSINE.b(t))
+    standard_error = float((v**2).std()) / math.sqrt(n)
+    assert abs(float((v**2).mean()) - (a**2 + b**2 * m)) < 4 * standard_error
+
+
+@pytest.mark.equation("eq-building-floor")
+@pytest.mark.parametrize("t", [100, 450, 800])
+def test_loss_is_floor_plus_regret(t, generator):
+    ring, n = data.ring_of_gaussians(), 100_000
+    x0, eps = ring.sample(n, generator), randn(n, 2, generator=generator)
+    xt, v = process.add_noise(COSINE, x0, t, eps), process.target("v", COSINE, x0, eps, t)
+    best = process.from_x0("v", denoise.exact(ring, COSINE)(xt, torch.full((n,), t)), COSINE, xt, t)
+    wrong = 0.3 * best + torch.sin(2 * xt)  # any function of x_t
+    loss, floor, regret = ((v - wrong) ** 2).sum(1), ((v - best) ** 2).sum(1), ((best - wrong) ** 2).sum(1)
+    gap = loss - floor - regret
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(n)
+    assert float(regret.mean()) > 0.1  # so that the identity is not trivial
+
+
+@pytest.mark.equation("eq-building-ema-unrolled")
+def test_average_is_a_sum_with_geometric_weights(generator):
+    d, w = 0.9, randn(31, 4, generator=generator)
+    average = w[0]
+    for k in range(1, 31):
+        average = d * average + (1 - d) * w[k]
+    unrolled = d**30 * w[0] + (1 - d) * sum(d ** (30 - k) * w[k] for k in range(1, 31))
+    torch.testing.assert_close(average, unrolled)
+
+
+def covariance_of_average(covariance: torch.Tensor, d: float) -> float:
+    """Var of the average of steps with that covariance matrix, by following the whole matrix through the recursion."""
+    n = len(covariance)
+    share = torch.zeros(n, dtype=torch.float64)  # of each step, built by the recursion itself
+    for k in range(n):
+        share = d * share
+        share[k] += 1 - d
+    return float(share @ covariance @ share)
+
+
+@pytest.mark.equation("eq-building-ema-variance")
+@pytest.mark.parametrize("d", [0.0, 0.5, 0.97])
+def test_variance_of_an_average_of_white_noise(d):
+    s2 = 2.5
+    measured = covariance_of_average(s2 * torch.eye(800, dtype=torch.float64), d)
+    assert measured == pytest.approx((1 - d) / (1 + d) * s2, rel=1e-9)
+
+
+@pytest.mark.equation("eq-building-ema-correlated")
+@pytest.mark.parametrize(("d", "rho"), [(0.9, 0.0), (0.95, 0.8), (0.9, -0.5), (0.5, 0.95)])
+def test_variance_of_an_average_of_correlated_noise(d, rho):
+    k = torch.arange(800, dtype=torch.float64)
+    covariance = torch.tensor(rho, dtype=torch.float64) ** (k[:, None] - k).abs()
+    factor = (1 - d) / (1 + d) * (1 + d * rho) / (1 - d * rho)
+    assert covariance_of_average(covariance, d) == pytest.approx(factor, rel=1e-9)
+
+
+@pytest.mark.equation("eq-building-half-life")
+@pytest.mark.parametrize("d", [0.9, 0.99, 0.9999])
+def test_half_life_is_where_the_influence_of_a_weight_is_halved(d):
+    influence, steps = 1.0, 0
+    while influence > 0.5:
+        influence, steps = influence * d, steps + 1
+    exact = math.log(2) / -math.log(d)
+    assert steps - 1 < exact <= steps
+    assert exact == pytest.approx(0.69 / (1 - d), rel=0.06)
+
+
+@pytest.mark.equation("eq-building-warm-up")
+@pytest.mark.parametrize("n", [1, 7, 100, 900])
+def test_share_of_the_start_under_warm_up(n):
+    share = Fraction(1)
+    for k in range(n):
+        share *= Fraction(1 + k, 10 + k)
+    assert share == Fraction(1, math.comb(n + 9, 9))
+
+
+@pytest.mark.equation("eq-building-ddim-marginal")
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_marginals_are_kept_for_every_std(share, generator):
+    """Walk the forward-looking chain from x_T down with the true x0, and measure the marginal on the way."""
+    n, x0 = 100_000, 1.3
+    times = [1000, 700, 300, 60, 1]
+    xt = COSINE.a(1000) * x0 + COSINE.b(1000) * randn(n, generator=generator)
+    for t, s in pairwise(times):
+        std = share * COSINE.b(s)
+        eps = (xt - COSINE.a(t) * x0) / COSINE.b(t)
+        xt = COSINE.a(s) * x0 + (COSINE.b(s) ** 2 - std**2).sqrt() * eps + std * randn(n, generator=generator)
+        assert abs(float(xt.mean() - COSINE.a(s) * x0)) < 4.5 * float(COSINE.b(s)) / math.sqrt(n)
+        assert abs(float(xt.var() / COSINE.b(s) ** 2) - 1) < 4.5 * math.sqrt(2 / n)
+
+
+@pytest.mark.equation("eq-building-ddim-marginal")
+@pytest.mark.parametrize(("t", "s"), [(1000, 980), (500, 499), (300, 10), (1, 0)])
+def test_eta_one_is_the_posterior(t, s, generator):
+    """With the posterior's own std, the mean of a DDIM step is the posterior's mean."""
+    x0, xt = randn(2, 20, 3, generator=generator)
+    mean, std = process.posterior(COSINE, xt, x0, t, s)
+    eps = (xt - COSINE.a(t) * x0) / COSINE.b(t)
+    ddim_mean = COSINE.a(s) * x0 + (COSINE.b(s) ** 2 - std**2).clamp(min=0).sqrt() * eps
+    torch.testing.assert_close(ddim_mean, mean, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.equation("eq-building-step-error")
+@pytest.mark.parametrize("face", ["eps", "v"])
+@pytest.mark.parametrize(("t", "s"), [(1000, 980), (700, 500), (40, 20)])
+def test_error_of_one_ddim_step(face, t, s, generator):
+    """Perturb a network's output, take one step of the library's sampler with and without, and compare."""
+    xt, output, delta = randn(3, 5, 2, generator=generator)
+
+    def step(prediction: torch.Tensor) -> torch.Tensor:
+        seen = []
+        x0_hat = process.to_x0(face, prediction, COSINE, xt, t)
+        samplers.ddim(
+            lambda x, time: x0_hat if int(time[0]) == t else x, COSINE, xt, [t, s, 0], callback=lambda r: seen.append(r)
+        )
+        return seen[0].xs
+
+    phi_t, phi_s = (math.atan2(float(COSINE.b(i)), float(COSINE.a(i))) for i in (t, s))
+    factor = -math.sin(phi_t - phi_s) / (math.cos(phi_t) if face == "eps" else 1.0)
+    torch.testing.assert_close(step(output + delta) - step(output), factor * delta, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.equation("eq-building-one-point")
+@pytest.mark.parametrize("t", [5, 400, 990])
+def test_a_data_set_of_one_point_has_no_floor(t, generator):
+    """A mixture of one ever narrower blob: its exact conditional mean of v tends to the formula, and v is it."""
+    c = torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    blob = data.GaussianMixture(torch.ones(1, dtype=torch.float64), c, 1e-12 * torch.eye(2, dtype=torch.float64)[None])
+    eps = randn(40, 2, generator=generator)
+    xt = process.add_noise(COSINE, c.expand(40, 2), t, eps)
+    formula = (COSINE.a(t) * xt - c) / COSINE.b(t)
+    best = process.from_x0("v", blob.posterior_mean(xt, COSINE.a(t), COSINE.b(t)), COSINE, xt, t)
+    torch.testing.assert_close(best, formula, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(process.target("v", COSINE, c.expand(40, 2), eps, t), formula, rtol=1e-7, atol=1e-7)
