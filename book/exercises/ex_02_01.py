@@ -18,8 +18,13 @@ def check(growing_steps):
     assert steps.shape == beta.shape, "give one size for each β"
     # Walk the chain of the chapter from x_0 = 0 with noise at one step only, then divide by √ᾱ_T.
     for s in (0, 7, 49):
-        x, scale = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        x, scale = (
+            torch.zeros((), dtype=torch.float64),
+            torch.ones((), dtype=torch.float64),
+        )
         for t in range(50):
             x = (1 - beta[t]).sqrt() * x + beta[t].sqrt() * float(t == s)
             scale = scale * (1 - beta[t]).sqrt()
-        assert torch.allclose(x / scale, steps[s]), f"the noise of step {s + 1} arrives with another size"
+        assert torch.allclose(x / scale, steps[s]), (
+            f"the noise of step {s + 1} arrives with another size"
+        )

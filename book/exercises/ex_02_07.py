@@ -23,6 +23,11 @@ def check(largest_alpha_bar):
     xT = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
     measured = torch.corrcoef(torch.stack([x0.mean(1), xT.mean(1)]))[0, 1].item()
     error = (1 - rho**2) / n**0.5
-    assert abs(measured - rho) < 5 * error, f"asked for a correlation of {rho}, simulated {measured:.3f} ± {error:.3f}"
-    small, large = largest_alpha_bar(0.1, 0.4, 32**2), largest_alpha_bar(0.1, 0.4, 512**2)
+    assert abs(measured - rho) < 5 * error, (
+        f"asked for a correlation of {rho}, simulated {measured:.3f} ± {error:.3f}"
+    )
+    small, large = (
+        largest_alpha_bar(0.1, 0.4, 32**2),
+        largest_alpha_bar(0.1, 0.4, 512**2),
+    )
     assert large < small, "larger images need a darker end"

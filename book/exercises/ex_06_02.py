@@ -24,13 +24,20 @@ def check(gaussian_floor):
         eps = torch.randn(n, generator=generator, dtype=torch.float64)
         xt = a * x0 + b * eps
         for prediction, y in (("eps", eps), ("x0", x0), ("v", a * eps - b * x0)):
-            slope = (y * xt).sum() / (xt * xt).sum()  # the best prediction is linear: fit it
+            slope = (y * xt).sum() / (
+                xt * xt
+            ).sum()  # the best prediction is linear: fit it
             measured = ((y - slope * xt) ** 2).mean()
             standard_error = measured * (2 / n) ** 0.5
             got = gaussian_floor(prediction, a, b, s)
             assert abs(got - measured) < 5 * standard_error, (
                 f"{prediction} at a = {a}, s = {s}: a fit reaches {measured:.4f}, you say {got:.4f}"
             )
-    early, late = gaussian_floor("eps", 0.99995, 1e-2, 1.0), gaussian_floor("eps", 6.3e-3, 0.99998, 1.0)
-    assert early > 0.99, "with almost no noise the noise cannot be told from the data: the ε-loss is near 1"
+    early, late = (
+        gaussian_floor("eps", 0.99995, 1e-2, 1.0),
+        gaussian_floor("eps", 6.3e-3, 0.99998, 1.0),
+    )
+    assert early > 0.99, (
+        "with almost no noise the noise cannot be told from the data: the ε-loss is near 1"
+    )
     assert late < 1e-4, "where x_t is nearly all noise, the ε-loss is near 0"

@@ -14,6 +14,7 @@ import yaml
 
 LAST_SECTIONS = ["Summary", "Further Reading"]
 MAX_CELL_LINES = 30
+MAX_CELL_COLUMNS = 84  # what the column of the site shows without scrolling
 NOT_IN_A_NOTEBOOK = {"remove-cell", "remove-input", "remove_cell", "remove_input"}
 
 
@@ -429,6 +430,9 @@ def cells(page: Page) -> list[Problem]:
         count = len("\n".join(cell.source).strip().split("\n"))
         if count > MAX_CELL_LINES:
             found.append(Problem(cell.line, f"a cell of {count} lines; at most {MAX_CELL_LINES}"))
+        for offset, line in enumerate(cell.source, 1):
+            if len(line) > MAX_CELL_COLUMNS:
+                found.append(Problem(cell.line + offset, f"a line of {len(line)} columns; at most {MAX_CELL_COLUMNS}"))
         if bad := cell.tags & NOT_IN_A_NOTEBOOK:
             found.append(Problem(cell.line, f"{bad.pop()!r} hides code that a notebook shows; use hide-input"))
     if page.cells and "use_style()" not in "\n".join(page.cells[0].source):

@@ -175,6 +175,7 @@ BAD = [
     ("glue", 'page.glue("half", f"{0.5:.2f}")', 'page.glue("half", 1)\npage.glue("half", 2)'),
     ("glue", 'page.glue("half"', "page.glue(half"),
     ("cells", "plot()\n", "plot()\n" * 31),
+    ("cells", "plot()\n", f"plot({'x' * 90})\n"),
     ("cells", "```{code-cell}\nassert", "```{code-cell}\n:tags: [remove-input]\nassert"),
     ("cells", "viz.use_style()", "pass"),
     ("markup", "So.", "So <b>it</b> is."),

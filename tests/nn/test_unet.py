@@ -135,6 +135,21 @@ def test_a_pixel_of_the_stem_is_a_patch():
     assert shuffled.flatten().tolist() == [0, 1, 2, 3]
 
 
+@every_config
+def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator):
+    """The last features in are the first out, and they arrive behind those from below."""
+    network = randomised(UNet(config))
+    left, found = [], []
+    for module in [network.stem, *network.downsample, *(stage for stages in network.down for stage in stages)]:
+        module.register_forward_hook(lambda module, args, out: left.append(out))
+    for stage in (stage for stages in network.up for stage in stages):
+        stage.register_forward_pre_hook(lambda module, args: found.append(args[0]))
+    network(images(config, generator), T4)
+    assert len(left) == len(found) == len(config.channel_mults) * (config.blocks + 1)
+    for beside, h in zip(reversed(left), found):
+        assert torch.equal(h[:, -beside.shape[1] :], beside)
+
+
 def test_attention_is_that_of_torch(generator):
     """The same weights in `nn.MultiheadAttention`, which was written by others."""
     ours = randomised(SelfAttention(32, 8, groups=4))

@@ -1,0 +1,50 @@
+"""The posterior as a bridge between x_0 and x_t / a_t, for any s < t."""
+
+import torch
+
+
+def bridge(
+    x0: torch.Tensor,
+    xt: torch.Tensor,
+    a_t: float,
+    sigma_t: float,
+    a_s: float,
+    sigma_s: float,
+):
+    """Return the mean (like x0) and the standard deviation (a number) of q(x_s | x_t, x_0); sigma is b / a."""
+    # solution
+    w = sigma_s**2 / sigma_t**2
+    mean = a_s * ((1 - w) * x0 + w * xt / a_t)
+    return mean, a_s * sigma_s * (1 - w) ** 0.5
+    # end solution
+
+
+def check(bridge):
+    from diffusion_book import process, schedules
+
+    schedule = schedules.cosine(50)
+    generator = torch.Generator().manual_seed(0)
+    x0, xt = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    for t, s in [(50, 49), (40, 7), (9, 8), (1, 0), (30, 0)]:
+        a_t, a_s = float(schedule.a(t)), float(schedule.a(s))
+        sigma_t, sigma_s = float(schedule.sigma(t)), float(schedule.sigma(s))
+        mean, std = bridge(x0, xt, a_t, sigma_t, a_s, sigma_s)
+        library = process.posterior(schedule, xt, x0, t, s)
+        assert torch.allclose(mean, library.mean), (
+            f"the mean from t = {t} to s = {s} is not the posterior's"
+        )
+        assert abs(float(std) - float(library.std)) < 1e-9, (
+            f"the standard deviation from {t} to {s} is off"
+        )
+    # Two hops with the same x0 are one hop.
+    (a_t, v_t), (a_s, v_s), (a_r, v_r) = [
+        (float(schedule.a(k)), float(schedule.sigma(k))) for k in (40, 25, 10)
+    ]
+    one_mean, one_std = bridge(x0, xt, a_t, v_t, a_r, v_r)
+    middle, middle_std = bridge(x0, xt, a_t, v_t, a_s, v_s)
+    two_mean, last_std = bridge(x0, middle, a_s, v_s, a_r, v_r)
+    slope = (bridge(x0, middle + 1, a_s, v_s, a_r, v_r)[0] - two_mean).mean()
+    assert torch.allclose(one_mean, two_mean), "two hops must have the mean of one"
+    assert abs(last_std**2 + (slope * middle_std) ** 2 - one_std**2) < 1e-9, (
+        "and its variance"
+    )

@@ -1,0 +1,64 @@
+"""Ancestral sampling of Gaussian data, solved without drawing a number."""
+
+from itertools import pairwise
+
+import torch
+
+from diffusion_book.schedules import Schedule
+
+
+def sampled_variance(
+    schedule: Schedule, s2: float, times: list[int], variance: str = "small"
+) -> float:
+    """Return the variance of what ancestral sampling returns for data N(0, s2), in one dimension.
+
+    times fall from T to 0, variance is "small" or "large", x_T is standard normal, and the last step adds no noise.
+    """
+    # solution
+    V = 1.0
+    for t, s in pairwise(times):
+        a_t, b_t, a_s, b_s = (
+            float(f(k)) for k in (t, s) for f in (schedule.a, schedule.b)
+        )
+        b2_ts = b_t**2 - (a_t / a_s * b_s) ** 2
+        k = a_t * s2 / (a_t**2 * s2 + b_t**2)
+        c_0, c_t = a_s * b2_ts / b_t**2, a_t / a_s * b_s**2 / b_t**2
+        std2 = b_s**2 * b2_ts / b_t**2 if variance == "small" else b2_ts * (s > 0)
+        V = (c_0 * k + c_t) ** 2 * V + std2
+    return V
+    # end solution
+
+
+def check(sampled_variance):
+    from diffusion_book import data, denoise, samplers, schedules
+
+    schedule, n = schedules.cosine(100), 20_000
+    ones, zeros = (
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 1, dtype=torch.float64),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for s2, steps, variance in [
+        (1.0, 10, "small"),
+        (1.0, 10, "large"),
+        (0.2, 25, "small"),
+        (0.2, 5, "large"),
+    ]:
+        denoiser = denoise.exact(
+            data.GaussianMixture(ones, zeros, torch.full((1, 1, 1), s2).double()),
+            schedule,
+        )
+        times = samplers.uniform_times(100, steps)
+        start = samplers.start_noise((n, 1), generator, dtype=torch.float64)
+        simulated = float(
+            samplers.ddpm(
+                denoiser, schedule, start, times, generator, variance
+            ).var()
+        )
+        found = float(sampled_variance(schedule, s2, times, variance))
+        error = (
+            5 * simulated * (2 / n) ** 0.5
+        )  # five standard errors of a Gaussian's sample variance
+        assert abs(found - simulated) < error, (
+            f"data variance {s2}, {steps} steps, {variance}: you say {found:.4f}, simulation {simulated:.4f}"
+        )
