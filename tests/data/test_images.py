@@ -189,7 +189,7 @@ def test_what_torchvision_has_is_scaled_and_turned(name, colour, monkeypatch, tm
 # A folder of one's own
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_folder_gives_the_pixels_of_its_files_in_order(tmp_path, mode):
     first = picture(tmp_path / "a.png", mode=mode, seed=1)
     (tmp_path / "sub").mkdir()
@@ -280,3 +280,16 @@ def test_a_folder_has_no_test_split(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(ValueError, match="a folder has only a 'train' split; put test images in a folder"):
         load(f"folder:{tmp_path}", "test")
+
+
+def test_transparent_parts_of_a_picture_are_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGBA", (4, 4), (0, 0, 0, 255)).save(tmp_path / "black.png")
+    x = load(f"folder:{tmp_path}").x  # sorted by name: black, clear
+    assert x[0].eq(-1).all()
+    assert x[1].eq(1).all()
+
+
+def test_labels_are_class_indices():
+    with pytest.raises(ValueError, match=r"labels must be int64 .* got torch.float32; use y.long\(\)"):
+        Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0.0, 1.0]), "made up")

@@ -27,7 +27,7 @@
   }
 
   const minus = (text) => text.replace("-", "\u2212");
-  const small = (x) => (x >= 0.001 || x === 0 ? x.toFixed(4) : minus(x.toExponential(2)));
+  const threeDigits = (x) => (x >= 0.1 ? x.toFixed(4) : x >= 0.001 ? x.toFixed(5) : minus(x.toExponential(2)));
   const logSnr = (alphaBar) => Math.log(alphaBar / (1 - alphaBar));
 
   function element(tag, properties, parent) {
@@ -83,7 +83,7 @@
         const here = alphaBar[index];
         const lambda = logSnr(here);
         paint(canvas, x0, eps, here);
-        numbers[0].textContent = small(here);
+        numbers[0].textContent = threeDigits(here);
         numbers[1].textContent = Number.isFinite(lambda) ? minus(lambda.toFixed(2)) : "∞";
         canvas.setAttribute("aria-label", `The digit at t = ${t} under the ${name} schedule`);
       }

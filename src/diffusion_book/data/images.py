@@ -36,6 +36,8 @@ class Images:
         check_images(self.x)
         if self.y is not None and self.y.shape != (len(self.x),):
             raise ValueError(f"one label for each of the {len(self.x)} images is needed, got {tuple(self.y.shape)}")
+        if self.y is not None and self.y.dtype != torch.int64:
+            raise ValueError(f"labels must be int64 class indices, got {self.y.dtype}; use y.long()")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -51,7 +53,8 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None) 
 
     Args:
         name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
-            $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images.
+            $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
+            RGB, transparent parts as white.
         split: "train" or "test". `mnist-5k` keeps the last 50 of each digit for "test"; a folder has only "train".
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
             images already are of one size. The named sets keep their own size.
@@ -150,7 +153,9 @@ def _folder(path: Path, size: int | None) -> Images:
             with Image.open(file) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
+                upright = ImageOps.exif_transpose(opened).convert("RGBA")
+            white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
+            picture = Image.alpha_composite(white, upright).convert("RGB")
         except Exception as error:  # PIL raises many kinds for a broken file
             raise ValueError(f"{file} cannot be read as an image ({error}); repair it or take it out") from error
         if size is not None:
