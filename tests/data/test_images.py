@@ -13,7 +13,7 @@ from diffusion_book.data import DATASETS, Images, images, load
 def picture(path, size=(8, 6), mode="RGB", seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = 0, 255
-    shown = {"RGB": pixels[..., :3], "L": pixels[..., 0], "RGBA": pixels}[mode]
+    shown = {"RGB": pixels[..., :3], "L": pixels[..., 0]}[mode]
     Image.fromarray(shown).save(path)
     return shown
 

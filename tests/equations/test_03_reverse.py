@@ -1,6 +1,7 @@
 """Chapter 3: every derived equation of the reverse process, by another route."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -183,6 +184,7 @@ def test_posterior_is_a_bridge_in_scaled_coordinates():
         torch.testing.assert_close(sigma[s] ** 2 * (1 - w), expected.variance / ALPHA_BAR[s], rtol=1e-12, atol=1e-12)
 
 
+@cache
 def marginal(s: int) -> Tensor:
     """log p_s on X, by integrating over the data."""
     return torch.cat([log_pt(chunk, A[s].item(), B[s].item()) for chunk in X.split(1000)]) if s else P0.log()
