@@ -1,4 +1,4 @@
-"""The variance-preserving chain, divided by what is left of the signal, is a walk without shrink."""
+"""The chain of the chapter, divided by √ᾱ, is a walk without shrink."""
 
 import torch
 
@@ -16,15 +16,11 @@ def check(growing_steps):
     beta = 0.3 * torch.rand(50, generator=generator, dtype=torch.float64) + 0.01
     steps = growing_steps(beta)
     assert steps.shape == beta.shape, "give one size for each β"
-    # Walk the chain of the chapter from x_0 = 0 with noise at one step only, then divide by √ᾱ_T.
+    # Walk the chain from x_0 = 0 with noise at one step only, then divide by √ᾱ_T.
     for s in (0, 7, 49):
-        x, scale = (
-            torch.zeros((), dtype=torch.float64),
-            torch.ones((), dtype=torch.float64),
-        )
+        x, scale = 0.0, 1.0
         for t in range(50):
             x = (1 - beta[t]).sqrt() * x + beta[t].sqrt() * float(t == s)
-            scale = scale * (1 - beta[t]).sqrt()
-        assert torch.allclose(x / scale, steps[s]), (
-            f"the noise of step {s + 1} arrives with another size"
-        )
+            scale = (1 - beta[t]).sqrt() * scale
+        wrong = f"the noise of step {s + 1} arrives with another size"
+        assert torch.allclose(x / scale, steps[s]), wrong

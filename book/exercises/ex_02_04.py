@@ -8,12 +8,11 @@ from torch.nn.functional import logsigmoid
 
 
 def beta_from_log_snr(log_snr: torch.Tensor) -> torch.Tensor:
-    """Return β_1 … β_T of the variance-preserving schedule with the log-SNRs λ_1 > … > λ_T, in float64."""
+    """Return β_1 … β_T of the schedule with log-SNR λ_1 > … > λ_T, in float64."""
     # solution
     log_alpha_bar = logsigmoid(log_snr)
-    return -torch.expm1(
-        torch.diff(log_alpha_bar, prepend=log_alpha_bar.new_zeros(1))
-    )
+    change = torch.diff(log_alpha_bar, prepend=log_alpha_bar.new_zeros(1))
+    return -torch.expm1(change)
     # end solution
 
 
@@ -21,16 +20,14 @@ def check(beta_from_log_snr):
     log_snr = torch.linspace(40, -20, 25, dtype=torch.float64)
     beta = beta_from_log_snr(log_snr)
     assert beta.shape == log_snr.shape, (
-        "give one β for each λ: the first step leads from ᾱ_0 = 1 to ᾱ_1"
+        "one β for each λ, from ᾱ_0 = 1 to ᾱ_1 first"
     )
     with localcontext() as context:
         context.prec = 50
-        alpha_bar = [Decimal(1)] + [
-            1 / (1 + (-Decimal(value)).exp()) for value in log_snr.tolist()
-        ]
+        lambdas = [Decimal(value) for value in log_snr.tolist()]
+        alpha_bar = [Decimal(1), *(1 / (1 + (-value).exp()) for value in lambdas)]
         exact = [float(1 - now / before) for before, now in pairwise(alpha_bar)]
-    error = (beta / torch.tensor(exact, dtype=torch.float64) - 1).abs()
-    worst = int(error.argmax())
-    assert error.max() < 1e-9, (
-        f"β_{worst + 1} is wrong by a factor of {float(beta[worst]) / exact[worst]:.6g} (λ = {log_snr[worst]:g})"
-    )
+    ratio = beta / torch.tensor(exact, dtype=torch.float64)
+    worst = int((ratio - 1).abs().argmax())
+    wrong = f"β_{worst + 1} is wrong by the factor {ratio[worst]:.6g}"
+    assert abs(ratio[worst] - 1) < 1e-9, f"{wrong} (λ = {log_snr[worst]:g})"

@@ -1,4 +1,4 @@
-"""Undo one noisy step exactly, from the log-density after it and two derivatives."""
+"""Undo one noisy step exactly, from the log-density after it."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,10 @@ import torch
 def undo_step(
     log_pt: Callable[[torch.Tensor], torch.Tensor], xt: torch.Tensor, beta: float
 ):
-    """Return mean and variance of x_{t−1} given x_t, each [N]; log_pt maps points [N] to log-densities [N]."""
+    """Return the mean and the variance of x_{t−1} given x_t, each [N].
+
+    log_pt maps points [N] to log-densities [N], in one dimension.
+    """
     # solution
     xt = xt.detach().requires_grad_()
     (score,) = torch.autograd.grad(log_pt(xt).sum(), xt, create_graph=True)
@@ -30,7 +33,7 @@ def check(undo_step):
     xt = torch.tensor([-0.6, 0.1, 1.3], dtype=torch.float64)
     for beta in (0.6, 0.05):
         pt = mixture.noised((1 - beta) ** 0.5, beta**0.5)
-        mean, var = undo_step(lambda y: pt.log_prob(y[:, None]), xt, beta)
+        mean, var = undo_step(lambda y, pt=pt: pt.log_prob(y[:, None]), xt, beta)
         assert mean.shape == var.shape == xt.shape, (
             "give one mean and one variance for each point"
         )

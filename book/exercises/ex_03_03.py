@@ -11,7 +11,10 @@ def bridge(
     a_s: float,
     sigma_s: float,
 ):
-    """Return the mean (like x0) and the standard deviation (a number) of q(x_s | x_t, x_0); sigma is b / a."""
+    """Return mean (like x0) and standard deviation (a number) of q(x_s | x_t, x_0).
+
+    sigma is b / a, and σ_s < σ_t.
+    """
     # solution
     w = sigma_s**2 / sigma_t**2
     mean = a_s * ((1 - w) * x0 + w * xt / a_t)

@@ -12,9 +12,8 @@ def noise_weights(alpha_bar: torch.Tensor) -> torch.Tensor:
 
 
 def check(noise_weights):
-    from torch.distributions import Normal, kl_divergence
-
     from diffusion_book import process, schedules
+    from torch.distributions import Normal, kl_divergence
 
     schedule = schedules.cosine(20)
     weights = noise_weights(schedule.alpha_bar)

@@ -3,16 +3,16 @@
 from itertools import pairwise
 
 import torch
-
 from diffusion_book.schedules import Schedule
 
 
 def sampled_variance(
     schedule: Schedule, s2: float, times: list[int], variance: str = "small"
 ) -> float:
-    """Return the variance of what ancestral sampling returns for data N(0, s2), in one dimension.
+    """Return the variance of ancestral samples for data N(0, s2), in one dimension.
 
-    times fall from T to 0, variance is "small" or "large", x_T is standard normal, and the last step adds no noise.
+    times fall from T to 0, x_T is standard normal, variance is "small" or "large",
+    and the last step adds no noise.
     """
     # solution
     V = 1.0
@@ -60,5 +60,6 @@ def check(sampled_variance):
             5 * simulated * (2 / n) ** 0.5
         )  # five standard errors of a Gaussian's sample variance
         assert abs(found - simulated) < error, (
-            f"data variance {s2}, {steps} steps, {variance}: you say {found:.4f}, simulation {simulated:.4f}"
+            f"data variance {s2}, {steps} steps, {variance}: "
+            f"you say {found:.4f}, simulation {simulated:.4f}"
         )

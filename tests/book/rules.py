@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 LAST_SECTIONS = ["Summary", "Further Reading"]
-MAX_CELL_LINES = 30
-MAX_CELL_COLUMNS = 84  # what the column of the site shows without scrolling
+MAX_CELL_LINES = 45  # about thirty lines of code before they are folded to the width of a page
+MAX_CELL_COLUMNS = 112  # the site shows 84 without scrolling
 NOT_IN_A_NOTEBOOK = {"remove-cell", "remove-input", "remove_cell", "remove_input"}
 
 
