@@ -1,7 +1,6 @@
 """Find the β of the schedule that visits only some of the times of another."""
 
 import torch
-
 from diffusion_book import process, schedules
 
 
