@@ -5,9 +5,7 @@ from collections.abc import Callable
 import torch
 
 
-def undo_step(
-    log_pt: Callable[[torch.Tensor], torch.Tensor], xt: torch.Tensor, beta: float
-):
+def undo_step(log_pt: Callable, xt: torch.Tensor, beta: float):
     """Return the mean and the variance of x_{t−1} given x_t, each [N].
 
     log_pt maps points [N] to log-densities [N], in one dimension.

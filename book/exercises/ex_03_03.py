@@ -3,17 +3,10 @@
 import torch
 
 
-def bridge(
-    x0: torch.Tensor,
-    xt: torch.Tensor,
-    a_t: float,
-    sigma_t: float,
-    a_s: float,
-    sigma_s: float,
-):
-    """Return mean (like x0) and standard deviation (a number) of q(x_s | x_t, x_0).
+def bridge(x0, xt, a_t: float, sigma_t: float, a_s: float, sigma_s: float):
+    """Return the mean and the standard deviation of q(x_s | x_t, x_0).
 
-    sigma is b / a, and σ_s < σ_t.
+    x0 and xt are tensors of one shape, and so is the mean; sigma is b / a.
     """
     # solution
     w = sigma_s**2 / sigma_t**2

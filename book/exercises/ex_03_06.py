@@ -29,10 +29,9 @@ def check(score_from_v):
         expected = process.target("score", schedule, x0, eps, t)
         assert torch.allclose(score, expected), f"not the score at t = {t}"
     # Single precision, a tiny b: x_t − a x_0 would cancel almost everything.
-    a, b = torch.tensor(1 - 5e-7), torch.tensor(1e-3)
-    x0, eps = torch.randn(2, 1000, generator=generator) * torch.tensor(
-        [[30.0], [1.0]]
-    )
+    a, b = torch.tensor([1 - 5e-7, 1e-3], dtype=torch.float32)
+    x0, eps = torch.randn(2, 1000, generator=generator, dtype=torch.float32)
+    x0 = 30 * x0
     score = score_from_v(a * eps - b * x0, a * x0 + b * eps, a, b)
     error = float((score * b + eps).abs().max())
     assert error < 1e-3, (

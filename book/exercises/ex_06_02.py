@@ -1,12 +1,13 @@
-"""Give the smallest possible loss on Gaussian data, for three things that a network may predict."""
+"""Give the smallest possible loss on Gaussian data for three targets."""
 
 import torch
 
 
 def gaussian_floor(prediction: str, a: float, b: float, s: float) -> float:
-    """Return the loss of the best possible prediction of "eps", "x0" or "v" from x_t = a x_0 + b ε.
+    """Return the loss of the best prediction of "eps", "x0" or "v".
 
-    The data are x_0 ~ N(0, s²) in one dimension, ε ~ N(0, 1) is independent, and a² + b² = 1.
+    It is made from x_t = a x_0 + b ε, where x_0 ~ N(0, s²) and
+    ε ~ N(0, 1) are independent and a² + b² = 1.
     """
     # solution
     variance = a**2 * s**2 + b**2
@@ -16,28 +17,23 @@ def gaussian_floor(prediction: str, a: float, b: float, s: float) -> float:
 
 
 def check(gaussian_floor):
-    generator = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     n = 200_000
     for a, s in ((0.6, 1.0), (0.995, 0.5), (0.1, 2.0), (0.8, 0.1)):
         b = (1 - a**2) ** 0.5
-        x0 = s * torch.randn(n, generator=generator, dtype=torch.float64)
-        eps = torch.randn(n, generator=generator, dtype=torch.float64)
+        x0 = s * torch.randn(n, generator=g, dtype=torch.float64)
+        eps = torch.randn(n, generator=g, dtype=torch.float64)
         xt = a * x0 + b * eps
-        for prediction, y in (("eps", eps), ("x0", x0), ("v", a * eps - b * x0)):
-            slope = (y * xt).sum() / (
-                xt * xt
-            ).sum()  # the best prediction is linear: fit it
+        targets = {"eps": eps, "x0": x0, "v": a * eps - b * x0}
+        for name, y in targets.items():
+            slope = (y * xt).sum() / (xt * xt).sum()  # fit a line
             measured = ((y - slope * xt) ** 2).mean()
-            standard_error = measured * (2 / n) ** 0.5
-            got = gaussian_floor(prediction, a, b, s)
-            assert abs(got - measured) < 5 * standard_error, (
-                f"{prediction} at a = {a}, s = {s}: a fit reaches {measured:.4f}, you say {got:.4f}"
-            )
-    early, late = (
-        gaussian_floor("eps", 0.99995, 1e-2, 1.0),
-        gaussian_floor("eps", 6.3e-3, 0.99998, 1.0),
-    )
-    assert early > 0.99, (
-        "with almost no noise the noise cannot be told from the data: the ε-loss is near 1"
-    )
-    assert late < 1e-4, "where x_t is nearly all noise, the ε-loss is near 0"
+            error = measured * (2 / n) ** 0.5
+            got = gaussian_floor(name, a, b, s)
+            where = f"{name} at a = {a}, s = {s}"
+            told = f"{where}: a fit reaches {measured:.4f}, not {got:.4f}"
+            assert abs(got - measured) < 5 * error, told
+    early = gaussian_floor("eps", 0.99995, 1e-2, 1.0)
+    late = gaussian_floor("eps", 6.3e-3, 0.99998, 1.0)
+    assert early > 0.99, "with almost no noise the ε-loss is near 1"
+    assert late < 1e-4, "where x_t is nearly all noise it is near 0"
