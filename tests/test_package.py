@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "nn": (set(), set()),
     "denoise": (PROCESS, set()),
     "guidance": ({*PROCESS, "denoise"}, set()),
-    "samplers": ({*PROCESS, "denoise", "guidance"}, set()),
+    "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm"}),
     "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from diffusion_book import process, schedules
 from diffusion_book.process import PREDICTIONS
-from diffusion_book.schedules import SCHEDULES, Schedule
+from diffusion_book.schedules import SCHEDULES, Discrete
 
 ZERO_SNR = schedules.zero_terminal_snr(schedules.linear(100))
 
@@ -102,7 +102,7 @@ def test_alpha_bar_of_one_divides_nothing_by_zero(schedule, t, generator):
 
 @given(st.lists(st.floats(1e-9, 0.999), min_size=3, max_size=20), st.data())
 def test_posterior_never_has_more_noise_than_either_of_its_sources(beta, data):
-    schedule = Schedule(torch.tensor(beta, dtype=torch.float64))
+    schedule = Discrete(torch.tensor(beta, dtype=torch.float64))
     t = data.draw(st.integers(2, schedule.T))
     s = data.draw(st.integers(1, t - 1))
     x = torch.ones(1, 1, dtype=torch.float64)

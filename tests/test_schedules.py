@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import schedules
-from diffusion_book.schedules import SCHEDULES, Schedule
+from diffusion_book.schedules import SCHEDULES, Discrete
 
 FLOAT32 = torch.finfo(torch.float32).eps
 FLOAT64 = torch.finfo(torch.float64).eps
@@ -119,7 +119,7 @@ def test_sigmoid_is_a_rescaled_hyperbolic_tangent():
 
 @given(betas)
 def test_every_schedule_preserves_variance_and_only_adds_noise(beta):
-    schedule = Schedule(torch.tensor(beta, dtype=torch.float64))
+    schedule = Discrete(torch.tensor(beta, dtype=torch.float64))
     t = torch.arange(schedule.T + 1)
     a, b = schedule.a(t), schedule.b(t)
     torch.testing.assert_close(a**2 + b**2, torch.ones_like(a), rtol=0, atol=4 * FLOAT64)
@@ -130,7 +130,7 @@ def test_every_schedule_preserves_variance_and_only_adds_noise(beta):
 
 @given(betas)
 def test_betas_come_back_from_alpha_bar(beta):
-    schedule = Schedule(torch.tensor(beta, dtype=torch.float64))
+    schedule = Discrete(torch.tensor(beta, dtype=torch.float64))
     ratio = schedule.alpha_bar[1:] / schedule.alpha_bar[:-1]
     torch.testing.assert_close(1 - ratio, schedule.beta[1:], rtol=0, atol=1e-12)
 
@@ -211,7 +211,7 @@ def test_fewer_than_two_steps_are_refused(make, T):
 )
 def test_bad_betas_are_refused(beta, message):
     with pytest.raises(ValueError, match=message):
-        Schedule(beta)
+        Discrete(beta)
 
 
 def test_an_unknown_schedule_is_refused_with_the_list_of_known_ones():
@@ -220,4 +220,4 @@ def test_an_unknown_schedule_is_refused_with_the_list_of_known_ones():
 
 
 def test_a_schedule_shows_its_length_and_its_end():
-    assert repr(schedules.linear()) == "Schedule(T=1000, alpha_bar[T]=4.04e-05)"
+    assert repr(schedules.linear()) == "Discrete(T=1000, alpha_bar[T]=4.04e-05)"

@@ -48,7 +48,7 @@ def check(sampled_variance):
             data.GaussianMixture(ones, zeros, torch.full((1, 1, 1), s2).double()),
             schedule,
         )
-        times = samplers.uniform_times(100, steps)
+        times = samplers.uniform_times(schedule, steps)
         start = samplers.start_noise((n, 1), generator, dtype=torch.float64)
         simulated = float(
             samplers.ddpm(

@@ -20,7 +20,7 @@ def check(respaced_beta):
     schedule, times = schedules.cosine(), [1, 30, 200, 700, 999, 1000]
     beta = respaced_beta(schedule, times)
     assert beta.shape == (6,), f"6 steps, but shape {tuple(beta.shape)}"
-    skipping = schedules.Schedule(beta)
+    skipping = schedules.Discrete(beta)
     same = torch.allclose(skipping.alpha_bar[1:], schedule.alpha_bar[times])
     assert same, "ᾱ'_i must be ᾱ at times[i − 1]"
     g = torch.Generator().manual_seed(0)

@@ -5,16 +5,23 @@ so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; 
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from diffusion_book.process import PREDICTIONS, Prediction, to_x0
+from diffusion_book.process import PREDICTIONS, Prediction, run_network, to_x0
 from diffusion_book.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""Maps x_t [B, …] and t [B] (integers in 1 … T) to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
+"""Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
+
+
+class WithVariance(NamedTuple):
+    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`."""
+
+    x0_hat: Tensor
+    v: Tensor
 
 
 class ExactPosteriorMean(Protocol):
@@ -31,23 +38,55 @@ def from_network(
     prediction: Prediction,
     y: Tensor | None = None,
     x0_max: float | None = None,
+    **conditions: Tensor | None,
 ) -> Denoiser:
     """The denoiser that a trained network is (chapter 6).
 
     Args:
-        network: called as network(x_t, t) or, with labels, network(x_t, t, y).
+        network: called as network(x_t, t) and with the conditions by name, network(x_t, t, y=y). Where it returns
+            twice the channels, for a learned variance, the second half is left aside.
         schedule: the schedule it was trained on.
         prediction: what it was trained to output.
         y: [B] class labels; the batch that is sampled must then have B examples.
         x0_max: clip x̂0 to ±x0_max; 1.0 for images in [−1, 1], None for data without bounds.
+        conditions: further inputs by the network's own names, such as context=[B, L, D].
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+    _known(prediction)
 
     @torch.no_grad()
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-        output = network(xt, t) if y is None else network(xt, t, y)
+        output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
+        if xt.ndim > 1 and output.shape[1] == 2 * xt.shape[1]:
+            output = output.chunk(2, dim=1)[0]
         return to_x0(prediction, output, schedule, xt, t, x0_max)
+
+    return denoiser
+
+
+def from_network_with_variance(
+    network: Callable[..., Tensor],
+    schedule: Schedule,
+    prediction: Prediction,
+    y: Tensor | None = None,
+    x0_max: float | None = None,
+    **conditions: Tensor | None,
+) -> Callable[[Tensor, Tensor], WithVariance]:
+    """The same for a network with learned variance, for `samplers.ddpm` with variance="learned" (chapter 4).
+
+    The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1).
+    """
+    _known(prediction)
+
+    @torch.no_grad()
+    def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
+        output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
+        if output.shape[1] != 2 * xt.shape[1]:
+            raise ValueError(
+                f"with a learned variance the network must return {2 * xt.shape[1]} channels, the prediction and v, "
+                f"got {output.shape[1]}"
+            )
+        output, v = output.chunk(2, dim=1)
+        return WithVariance(to_x0(prediction, output, schedule, xt, t, x0_max), v)
 
     return denoiser
 
@@ -59,3 +98,8 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
         return data.posterior_mean(xt, schedule.a(t, like=xt), schedule.b(t, like=xt))
 
     return denoiser
+
+
+def _known(prediction: str) -> None:
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")

@@ -1,12 +1,34 @@
-"""Training objectives. Chapter 4 derives them, chapter 6 trains with the first."""
+"""Training objectives: what to compare, how to weigh it, and at which times. Chapter 4 derives them.
 
+Every loss is returned per example, [B]; take `.mean()` to train, or `by_time` to see where the trouble is.
+A weight is a function of (schedule, t) that multiplies the squared error *in ε*; whatever a network predicts, the
+same weight then means the same objective. EDM's loss is `simple_loss` with the prediction "F" and times from
+`draw_sigma_times`; flow matching is `simple_loss` with "u" on `schedules.Flow` and `draw_logit_normal_times`.
+"""
+
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion_book.process import Prediction, add_noise, target
-from diffusion_book.schedules import Schedule
+from diffusion_book.process import (
+    Prediction,
+    add_noise,
+    coefficients,
+    learned_std,
+    posterior,
+    posterior_kl,
+    prior_kl,
+    randn_like,
+    run_network,
+    target,
+    to_x0,
+)
+from diffusion_book.schedules import Discrete, Schedule
+
+Weight = Callable[[Schedule, Tensor], Tensor]
 
 
 def simple_loss(
@@ -17,27 +39,222 @@ def simple_loss(
     eps: Tensor,
     prediction: Prediction = "eps",
     y: Tensor | None = None,
+    weight: Weight | None = None,
+    **conditions: Tensor | None,
 ) -> Tensor:
-    """L_simple per example: the mean squared error of the prediction at one time each (Ho et al. 2020, equation 14).
+    """The mean squared error of a prediction at one time each, L_simple where it is ε (Ho et al. 2020, equation 14).
 
     Args:
-        network: called as network(x_t, t) or network(x_t, t, y).
-        x0: [B, …] data. t: [B] integers in 1 … T. eps: [B, …] standard normal noise.
-        prediction: what the network outputs. y: [B] class labels, or None.
+        network: called as network(x_t, t), with the conditions by name.
+        x0: [B, …] data. t: [B] noisy times. eps: [B, …] standard normal noise.
+        prediction: what the network outputs, and so what is compared. y: [B] class labels, or None.
+        weight: `min_snr`, `p2`, `vdm` or `edm`; None takes the error of the prediction as it is.
+        conditions: further inputs by the network's own names.
 
     Returns:
-        [B] losses, averaged over each example's dimensions; take `.mean()` to train, or keep them to see loss by time.
+        [B] losses, averaged over each example's dimensions.
     """
     xt = add_noise(schedule, x0, t, eps)
-    output = network(xt, t) if y is None else network(xt, t, y)
+    output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
     if output.shape != x0.shape:
         raise ValueError(
             f"the network must return the shape of its input, {tuple(x0.shape)}, got {tuple(output.shape)}"
         )
     error = output.to(x0) - target(prediction, schedule, x0, eps, t)  # the output may be bfloat16, x0 is not
-    return (error**2).flatten(1).mean(1)
+    loss = (error**2).flatten(1).mean(1)
+    return loss if weight is None else weight_of(weight, prediction, schedule, t).to(loss) * loss
+
+
+def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
+    """The factor, float64, that turns the squared error of a prediction into the weighted squared error in ε.
+
+    At a given x_t an error δ in ε is one of −(b/a) δ in x0, and so of (q − p b/a) δ in p x0 + q ε (chapter 4).
+    Where a = 0 an error in ε is no error in x0, however large: the factor is 0, but for ε and the score themselves.
+    """
+    p, q = coefficients(prediction, schedule, t)
+    a, b = schedule.a(t), schedule.b(t)
+    gain = torch.where(p == 0, q, q - p * b / a)
+    return weight(schedule, t) / gain**2
+
+
+def min_snr(gamma: float = 5.0) -> Weight:
+    """min(SNR, γ) on the error in x0, so min(1, γ/SNR) on that in ε (Hang et al. 2023, equation 8). Chapter 4.
+
+    On v it comes to min(SNR, γ)/(SNR + 1); leaving out the + 1 is a known mistake.
+    """
+    _positive("gamma", gamma)
+    return lambda schedule, t: (gamma * torch.exp(-schedule.log_snr(t))).clamp(max=1)
+
+
+def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, equation 8). Chapter 4."""
+    _positive("k", k)
+    return lambda schedule, t: (k + torch.exp(schedule.log_snr(t))) ** -gamma
+
+
+def vdm() -> Weight:
+    """−½ λ̇ T: over uniform times its mean is the diffusion part of −ELBO (Kingma et al. 2021, equation 18).
+
+    In nats, for continuous time, and for each dimension, since losses here are means over dimensions.
+    """
+    return lambda schedule, t: -0.5 * schedule.T * schedule.d_log_snr(t)
+
+
+def edm() -> Weight:
+    """(σ² + σ_d²)/(σ σ_d)² on the error in x0, which is 1 on that in F (Karras et al. 2022, table 1). Chapter 4."""
+    return lambda schedule, t: 1 + (schedule.sigma(t) / schedule.sigma_data) ** 2
+
+
+class VLB(NamedTuple):
+    """−log p(x0) ≤ prior + Σ steps + reconstruction, in nats for each example (Ho et al. 2020, equation 5)."""
+
+    prior: Tensor
+    """[B] L_T."""
+    steps: Tensor
+    """[B, T − 1] L_1 … L_{T−1}: entry t − 2 is the step from t to t − 1."""
+    reconstruction: Tensor
+    """[B] L_0 = −log p(x0 | x_1)."""
+
+    def total(self) -> Tensor:
+        """[B] nats."""
+        return self.prior + self.steps.sum(1) + self.reconstruction
+
+    def bits_per_dim(self, dimensions: int) -> Tensor:
+        """[B] bits per dimension; comparable between texts only where x0 had the same number of levels."""
+        return self.total() / (dimensions * math.log(2))
+
+
+@torch.no_grad()
+def vlb(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    schedule: Discrete,
+    x0: Tensor,
+    generator: torch.Generator,
+    levels: int | None = 256,
+) -> VLB:
+    """All terms of the variational bound, with the posterior's variance and one draw of x_t for each t (chapter 3).
+
+    Args:
+        denoiser: (x_t, t) → x̂0.
+        x0: [B, …] in [−1, 1] where there are levels.
+        levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
+    """
+    steps = []
+    for t in range(1, schedule.T + 1):
+        xt = add_noise(schedule, x0, t, randn_like(x0, generator))
+        x0_hat = denoiser(xt, torch.full((len(x0),), t, device=x0.device))
+        if t == 1:
+            std = schedule.b(1, like=x0).expand_as(x0)
+            last = reconstruction(x0, x0_hat, std, levels)
+        else:
+            steps.append(posterior_kl(schedule, x0, x0_hat, t))
+    return VLB(prior_kl(schedule, x0), torch.stack(steps, 1), last)
+
+
+def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 256) -> Tensor:
+    """L_0 = −log p(x0 | x_1) in nats, [B], for p = N(mean, std²) (Ho et al. 2020, equation 13). Chapter 3.
+
+    With `levels` equally spaced values from −1 to 1 the probability of a value is the mass within half a spacing of
+    it, and the outermost two reach to infinity; with None it is a density.
+    """
+    if levels is None:
+        log_p = -0.5 * (((x0 - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
+        return -log_p.flatten(1).sum(1)
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels}; None for data without levels")
+    if float(x0.abs().max()) > 1 + 1e-6:
+        raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
+    half = 1 / (levels - 1)
+    # By symmetry the tail that is computed is the small one, so that no probability rounds to 1 − 1.
+    offset = -(x0 - mean).abs()
+    near, far = torch.special.log_ndtr((offset + half) / std), torch.special.log_ndtr((offset - half) / std)
+    inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-6)))
+    edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
+    return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1)
+
+
+def hybrid_loss(
+    network: Callable[..., Tensor],
+    schedule: Discrete,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    prediction: Prediction = "eps",
+    y: Tensor | None = None,
+    vlb_weight: float = 0.001,
+    levels: int | None = 256,
+    **conditions: Tensor | None,
+) -> Tensor:
+    """L_simple + vlb_weight · T · (the bound's term at t) for a learned variance (Nichol and Dhariwal 2021, eq. 16).
+
+    The network returns [B, 2C, …]: the prediction and v (`process.learned_std`). The second part teaches only v: the
+    mean is held fixed in it. Returned per example, as a mean over dimensions, in nats. Chapter 4.
+    """
+    xt = add_noise(schedule, x0, t, eps)
+    output = run_network(network, prediction, schedule, xt, t, y=y, **conditions).to(x0)
+    if output.shape[:2] != (len(x0), 2 * x0.shape[1]):
+        raise ValueError(
+            f"for a learned variance the network must return [{len(x0)}, {2 * x0.shape[1]}, …], "
+            f"got {tuple(output.shape)}"
+        )
+    output, v = output.chunk(2, dim=1)
+    simple = ((output - target(prediction, schedule, x0, eps, t)) ** 2).flatten(1).mean(1)
+    with torch.no_grad():
+        true = posterior(schedule, xt, x0, t)
+        mean = posterior(schedule, xt, to_x0(prediction, output, schedule, xt, t), t).mean
+    std = learned_std(schedule, v, t)
+    ratio = torch.where(_column(t > 1, x0), true.std, std) / std  # at t = 1 the posterior is a point: see below
+    kl = 0.5 * (ratio**2 - 1 - 2 * ratio.log() + ((true.mean - mean) / std) ** 2).flatten(1).sum(1)
+    bound = torch.where(t > 1, kl, reconstruction(x0, mean, std, levels))
+    return simple + vlb_weight * schedule.T * bound / x0[0].numel()
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) -> Tensor:
-    """t uniform over 1 … T, [B], on the generator's device: t = 0 is data and has nothing to learn (chapter 6)."""
-    return torch.randint(1, schedule.T + 1, (batch_size,), generator=generator, device=generator.device)
+    """Noisy times, uniform over 1 … T or (0, T], [B], on the generator's device (chapter 6).
+
+    t = 0 is data and has nothing to learn.
+    """
+    if isinstance(schedule, Discrete):
+        return torch.randint(1, schedule.T + 1, (batch_size,), generator=generator, device=generator.device)
+    u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+    return schedule.T * (1 - u)
+
+
+def draw_logit_normal_times(
+    schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
+) -> Tensor:
+    """t = T · sigmoid(N(mean, std²)): more of the middle, where flows are hard (Esser et al. 2024, equation 19)."""
+    _positive("std", std)
+    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+    t = schedule.T * torch.sigmoid(mean + std * z)
+    return t.ceil().long().clamp(1, schedule.T) if isinstance(schedule, Discrete) else t
+
+
+def draw_sigma_times(
+    schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = -1.2, std: float = 1.2
+) -> Tensor:
+    """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1)."""
+    _positive("std", std)
+    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+    return schedule.time_at(-2 * (mean + std * z)).to(z.device)
+
+
+def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
+    """[bins] mean loss of the examples in each of `bins` equal parts of (0, T]; NaN where there was none.
+
+    For monitoring: a mean over all times hides a network that has given up on one end (chapters 4 and 11).
+    """
+    if losses.shape != t.shape:
+        raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
+    part = (t.double() / T * bins).ceil().long().clamp(1, bins) - 1
+    total = torch.zeros(bins, dtype=torch.float64, device=losses.device).index_add_(0, part, losses.detach().double())
+    return total / torch.bincount(part, minlength=bins)
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")

@@ -1,17 +1,19 @@
 """The forward process and what follows: noising, the posterior, terms of the ELBO, the faces of one prediction.
 
-Shapes: a batch is [B, …]; t is an integer or [B]. Chapters 2 and 3 derive every line.
+Shapes: a batch is [B, …]; t is a time or [B] times. Chapters 2 and 3 derive every line.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from diffusion_book.schedules import Schedule, expand
+from diffusion_book.schedules import Discrete, Schedule, Time, expand
 
-Prediction = Literal["eps", "x0", "v", "score"]
+Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+Generators = torch.Generator | Sequence[torch.Generator]
 
 
 class Gaussian(NamedTuple):
@@ -25,7 +27,7 @@ class Gaussian(NamedTuple):
         return self.mean + self.std * eps
 
 
-def forward_step(schedule: Schedule, x_prev: Tensor, t: Tensor | int) -> Gaussian:
+def forward_step(schedule: Discrete, x_prev: Tensor, t: Time) -> Gaussian:
     """q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t) for t in 1 … T (Ho et al. 2020, equation 2). Chapter 2.
 
     Raises:
@@ -36,12 +38,12 @@ def forward_step(schedule: Schedule, x_prev: Tensor, t: Tensor | int) -> Gaussia
     return Gaussian(expand(alpha.sqrt(), x_prev) * x_prev, expand(beta.sqrt(), x_prev))
 
 
-def marginal(schedule: Schedule, x0: Tensor, t: Tensor | int) -> Gaussian:
+def marginal(schedule: Schedule, x0: Tensor, t: Time) -> Gaussian:
     """q(x_t | x_0) = N(a_t x0, b_t²) (Ho et al. 2020, equation 4). Chapter 2."""
     return Gaussian(schedule.a(t, like=x0) * x0, schedule.b(t, like=x0))
 
 
-def add_noise(schedule: Schedule, x0: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+def add_noise(schedule: Schedule, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
     """x_t = a_t x0 + b_t ε, one jump from data to time t (chapter 2).
 
     Raises:
@@ -52,35 +54,79 @@ def add_noise(schedule: Schedule, x0: Tensor, t: Tensor | int, eps: Tensor) -> T
     return marginal(schedule, x0, t).sample(eps)
 
 
-def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Tensor | int, s: Tensor | int | None = None) -> Gaussian:
+def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Time, s: Time | None = None) -> Gaussian:
     """q(x_s | x_t, x_0) for 0 ≤ s < t (Ho et al. 2020, equations 6 and 7, there with s = t − 1). Chapter 3.
 
-    With α_{t|s} = ᾱ_t/ᾱ_s the mean is (√ᾱ_s (1 − α_{t|s}) x0 + √α_{t|s} (1 − ᾱ_s) x_t) / (1 − ᾱ_t) and the
-    variance (1 − ᾱ_s)(1 − α_{t|s}) / (1 − ᾱ_t). At s = 0 both collapse: the mean is x0 and the variance 0.
+    At s = 0 it collapses: the mean is x0 and the standard deviation 0.
 
     Args:
         xt, x0: [B, …] batches of one shape.
-        t: the noisier time, 1 … T.
+        t: the noisier time, up to T.
         s: the cleaner time; t − 1 where it is not given.
+    """
+    c_0, c_t, std = posterior_coefficients(schedule, t, s)
+    return Gaussian(expand(c_0, xt) * x0 + expand(c_t, xt) * xt, expand(std, xt))
+
+
+class PosteriorCoefficients(NamedTuple):
+    """q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²), in float64."""
+
+    c_0: Tensor
+    c_t: Tensor
+    std: Tensor
+
+
+def posterior_coefficients(schedule: Schedule, t: Time, s: Time | None = None) -> PosteriorCoefficients:
+    """c_0 = a_s β_{t|s} / b_t², c_t = a_{t|s} b_s² / b_t² and std = b_s √β_{t|s} / b_t (chapter 3).
+
+    Here a_{t|s} = a_t / a_s and β_{t|s} = b_t² − a_{t|s}² b_s²: the step from s to t.
     """
     t = _noisy_time(schedule, t)
     s = t - 1 if s is None else schedule.check_time(s)
     if not bool((s < t).all()):
         raise ValueError(f"the posterior goes from t back to s < t, got s = {s.tolist()} and t = {t.tolist()}")
-    a_t, b_t, a_s, b_s = schedule.a(t), schedule.b(t), schedule.a(s), schedule.b(s)
-    a_ts = a_t / a_s  # √α_{t|s}; a_s > 0 because s < t
-    b_ts = (b_t**2 - (a_ts * b_s) ** 2).sqrt()  # √(1 − α_{t|s}), in float64: the difference of two near equals
-    mean = expand(a_s * b_ts**2 / b_t**2, xt) * x0 + expand(a_ts * b_s**2 / b_t**2, xt) * xt
-    return Gaussian(mean, expand(b_s * b_ts / b_t, xt))
+    a_ts, std_ts = step_coefficients(schedule, t, s)
+    b_t, a_s, b_s = schedule.b(t), schedule.a(s), schedule.b(s)
+    return PosteriorCoefficients(a_s * std_ts**2 / b_t**2, a_ts * b_s**2 / b_t**2, b_s * std_ts / b_t)
+
+
+def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Tensor]:
+    """a_{t|s} and √β_{t|s} of the forward jump x_t = a_{t|s} x_s + √β_{t|s} ε from s to t, in float64 (chapter 2)."""
+    a_ts = schedule.a(t) / schedule.a(s)  # a_s > 0 because s < t
+    return a_ts, (schedule.b(t) ** 2 - (a_ts * schedule.b(s)) ** 2).clamp(min=0).sqrt()
+
+
+def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:
+    """The standard deviation of a reverse step whose network outputs v in [−1, 1] (Nichol and Dhariwal 2021, eq. 15).
+
+    The logarithm goes from that of the posterior's std ("small", v = −1) to that of √β_{t|s} ("large", v = 1).
+    At s = 0 the small one is 0 and its logarithm has no bottom: there the small one is that of the step before,
+    for a discrete schedule, and the large one for a continuous one.
+
+    Args:
+        v: [B, …] what the second half of the network's channels say.
+    """
+    t = _noisy_time(schedule, t)
+    s = t - 1 if s is None else schedule.check_time(s)
+    large = step_coefficients(schedule, t, s)[1]
+    small = posterior_coefficients(schedule, t, s).std
+    if isinstance(schedule, Discrete):
+        at_two = posterior_coefficients(schedule, 2, 1).std.to(small)
+        small = torch.where(s == 0, torch.minimum(at_two, large), small)
+    else:
+        small = torch.where(s == 0, large, small)
+    share = 0.5 * (v + 1)
+    return torch.exp(share * expand(large.log(), v) + (1 - share) * expand(small.log(), v))
 
 
 def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) ‖ N(0, I)) in nats, [B], summed over dimensions (chapters 2 and 3)."""
+    """L_T = KL(q(x_T | x_0) ‖ N(0, prior_std²)) in nats, [B], summed over dimensions (chapters 2 and 3)."""
     mean, std = marginal(schedule, x0.double(), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
+    mean, std = mean / schedule.prior_std, std / schedule.prior_std
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
 
 
-def posterior_kl(schedule: Schedule, x0: Tensor, x0_hat: Tensor, t: Tensor | int) -> Tensor:
+def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
     """L_{t−1} = ½ (SNR(t−1) − SNR(t)) ‖x0 − x̂0‖² in nats, [B] (Kingma et al. 2021, equation 13). Chapter 3.
 
     It is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) where p has the posterior's variance and x̂0 in the place of x0.
@@ -94,92 +140,118 @@ def posterior_kl(schedule: Schedule, x0: Tensor, x0_hat: Tensor, t: Tensor | int
     return 0.5 * snr_gap.to(error) * error
 
 
+def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
+    """The p and q with which a prediction is p x0 + q ε, in float64: the one table of this library (chapters 3, 4, 15).
+
+    | prediction | p | q | source |
+    |---|---|---|---|
+    | "eps", the noise | 0 | 1 | Ho et al. 2020 |
+    | "x0", the data | 1 | 0 | |
+    | "v" = a ε − b x0 | −b | a | Salimans and Ho 2022, appendix D |
+    | "score" = −ε/b | 0 | −1/b | Song et al. 2021b |
+    | "u" = dx_t/dt | ȧ | ḃ | Lipman et al. 2023; Liu et al. 2023 |
+    | "F", between x0 and ε | σ/(σ_d r) | −σ_d/r | Karras et al. 2022, equation 7 |
+
+    with σ = b/a, σ_d = `schedule.sigma_data` and r = √(σ² + σ_d²). At σ_d = 1 and a² + b² = 1, F is −v.
+    """
+    t = _noisy_time(schedule, t)
+    match prediction:
+        case "eps":
+            return torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)
+        case "x0":
+            return torch.ones_like(t, dtype=torch.float64), torch.zeros_like(t, dtype=torch.float64)
+        case "v":
+            return -schedule.b(t), schedule.a(t)
+        case "score":
+            return torch.zeros_like(t, dtype=torch.float64), -1 / schedule.b(t)
+        case "u":
+            return schedule.d_a(t), schedule.d_b(t)
+        case "F":
+            a, b, sigma_data = schedule.a(t), schedule.b(t), schedule.sigma_data
+            r = (b**2 + (a * sigma_data) ** 2).sqrt()  # a times the r above, so that a = 0 divides nothing
+            return b / (sigma_data * r), -a * sigma_data / r
+        case _:
+            raise _unknown(prediction)
+
+
+def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
+    """What a network that predicts this face is trained to output, p x0 + q ε, for noisy t (chapters 3 and 4)."""
+    p, q = coefficients(prediction, schedule, t)
+    return expand(p, x0) * x0 + expand(q, x0) * eps
+
+
 def to_x0(
     prediction: Prediction,
     output: Tensor,
     schedule: Schedule,
     xt: Tensor,
-    t: Tensor | int,
+    t: Time,
     x0_max: float | None = None,
 ) -> Tensor:
     """Read x̂0 off a network's output, whichever face it predicts (chapter 3).
 
-    ε: (x_t − b ε)/a;  x0: itself;  v: a x_t − b v;  score: (x_t + b² score)/a.
+    x_t = a x0 + b ε and output = p x0 + q ε are two equations for two unknowns: x0 = (q x_t − b output)/(a q − b p).
 
     Args:
-        prediction: what `output` estimates: "eps", "x0", "v" or "score".
-        output, xt: [B, …] of one shape. t: 1 … T.
+        prediction: what `output` estimates; see `coefficients`.
+        output, xt: [B, …] of one shape. t: noisy times, above 0.
         x0_max: clip x̂0 to [−x0_max, x0_max], for images scaled to [−1, 1].
 
     Raises:
-        ValueError: unknown prediction; another shape than x_t's; or a(t) = 0, where neither ε nor the score says
+        ValueError: unknown prediction; another shape than x_t's; or a(t) = 0 where neither ε nor the score says
             anything about x0.
     """
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
-    a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
-    if prediction in ("eps", "score") and bool((a == 0).any()):
+    p, q = coefficients(prediction, schedule, t)
+    a, b = schedule.a(t), schedule.b(t)
+    if prediction in ("eps", "score") and schedule.ends_in_noise and bool((a == 0).any()):
         raise ValueError(
             f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0 instead"
         )
-    match prediction:
-        case "eps":
-            x0 = (xt - b * output) / a
-        case "x0":
-            x0 = output
-        case "v":
-            x0 = a * xt - b * output
-        case "score":
-            x0 = (xt + b**2 * output) / a
-        case _:
-            raise _unknown(prediction)
+    determinant = a * q - b * p
+    x0 = expand(q / determinant, xt) * xt - expand(b / determinant, xt) * output
     return x0 if x0_max is None else x0.clamp(-x0_max, x0_max)
 
 
-def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, t: Tensor | int) -> Tensor:
-    """Write x0 as the face that a network predicts, for t in 1 … T: the inverse of `to_x0` (chapter 3).
+def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, t: Time) -> Tensor:
+    """Write x0 as the face that a network predicts, for noisy t: the inverse of `to_x0` (chapter 3).
 
-    ε: (x_t − a x0)/b;  x0: itself;  v: (a x_t − x0)/b;  score: (a x0 − x_t)/b².
+    With ε = (x_t − a x0)/b it is p x0 + q ε = (p − q a/b) x0 + (q/b) x_t.
     """
-    _noisy_time(schedule, t)
-    a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
-    match prediction:
-        case "eps":
-            return (xt - a * x0) / b
-        case "x0":
-            return x0
-        case "v":
-            return (a * xt - x0) / b
-        case "score":
-            return (a * x0 - xt) / b**2
-        case _:
-            raise _unknown(prediction)
+    p, q = coefficients(prediction, schedule, t)
+    a, b = schedule.a(t), schedule.b(t)
+    return expand(p - q * a / b, xt) * x0 + expand(q / b, xt) * xt
 
 
-def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor | int) -> Tensor:
-    """What a network that predicts this face is trained to output, from x0 and ε, for t in 1 … T (chapters 3 and 4).
+def run_network(
+    network: Callable[..., Tensor],
+    prediction: Prediction,
+    schedule: Schedule,
+    xt: Tensor,
+    t: Tensor,
+    **conditions: Tensor | None,
+) -> Tensor:
+    """Ask a network, in training and in sampling alike: network(x_t, t, …) with the time as it knows it.
 
-    Unlike `from_x0` it never divides by a small b: ε is ε, and v = a ε − b x0 (Salimans and Ho 2022, appendix D).
+    The time is `schedule.clock(t)`. For "F" the input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²)
+    (Karras et al. 2022, table 1). Conditions that are not None are passed by name: y, context, ….
     """
-    _noisy_time(schedule, t)
-    a, b = schedule.a(t, like=x0), schedule.b(t, like=x0)
-    match prediction:
-        case "eps":
-            return eps
-        case "x0":
-            return x0
-        case "v":
-            return a * eps - b * x0
-        case "score":
-            return -eps / b
-        case _:
-            raise _unknown(prediction)
-
-
-def _noisy_time(schedule: Schedule, t: Tensor | int) -> Tensor:
+    given = {name: value for name, value in conditions.items() if value is not None}
     t = schedule.check_time(t)
-    if t.numel() and int(t.min()) < 1:
-        raise ValueError(f"t must lie in 1 … {schedule.T}, got {int(t.min())}: at t = 0 there is no noise to speak of")
+    if prediction == "F":
+        c_in = 1 / ((schedule.a(t) * schedule.sigma_data) ** 2 + schedule.b(t) ** 2).sqrt()
+        xt = expand(c_in, xt) * xt
+    return network(xt, schedule.clock(t), **given)
+
+
+def _noisy_time(schedule: Schedule, t: Time) -> Tensor:
+    t = schedule.check_time(t)
+    if t.numel() and not bool((t > 0).all()):
+        first = 1 if isinstance(schedule, Discrete) else "above 0"
+        raise ValueError(
+            f"t must lie in {first} … {schedule.T}, got {t.min().item()}: at t = 0 there is no noise to speak of"
+        )
     return t
 
 
@@ -187,6 +259,19 @@ def _unknown(prediction: str) -> ValueError:
     return ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
 
 
-def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of x's shape, drawn on the generator's device so that a seed means one thing everywhere."""
-    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+def randn_like(x: Tensor, generator: Generators) -> Tensor:
+    """Standard normal noise of x's shape, drawn on the generator's device so that a seed means one thing everywhere.
+
+    With a sequence of generators, one for each example of x [B, …], an example's noise does not depend on its batch.
+    """
+    if isinstance(generator, torch.Generator):
+        return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    if len(generator) != len(x):
+        raise ValueError(f"give one generator for each of the {len(x)} examples, got {len(generator)}")
+    noises = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in generator]
+    return torch.stack(noises).to(x.device) if noises else x.clone()
+
+
+def seeded(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator for each example, for `randn_like` and the samplers: the same seed gives the same picture."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -1,27 +1,117 @@
 """Noise schedules: how much signal a(t) and how much noise b(t) there is at time t.
 
-Everywhere in this library t = 0 is data, t = T is noise, and x_t = a(t) x0 + b(t) ε.
-Chapter 2 derives the schedules, chapter 6 builds this class.
+Everywhere in this library t = 0 is data, t = T is noise, and x_t = a(t) x0 + b(t) ε. A `Discrete` schedule has
+integer times and β_t; a `Continuous` one has real times. Chapter 2 derives the schedules, chapter 6 builds the class.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+Time = Tensor | int | float
 
-class Schedule:
-    """A discrete variance-preserving schedule: β_1 … β_T and everything that follows from them.
+
+class Schedule(ABC):
+    """How much signal a(t) and how much noise b(t): x_t = a(t) x0 + b(t) ε for t from 0 (data) to T (noise).
+
+    Numbers are computed in float64. Each method takes a time, or a tensor of times, and optionally `like`: a batch
+    [B, …] whose dtype, device and number of dimensions the answer takes, so that it multiplies the batch. Without
+    it the answer is float64 and has the shape of t. A time outside 0 … T is a ValueError.
+
+    Attributes:
+        T: the last time; nothing but noise is left there, or next to nothing else.
+        sigma_data: the standard deviation that the prediction "F" takes the data to have (Karras et al. 2022).
+    """
+
+    T: int | float
+    sigma_data: float = 1.0
+
+    def a(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """Signal coefficient; 1 at the data."""
+        return _give(self._a(self.check_time(t)), like)
+
+    def b(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """Noise coefficient; 0 at the data."""
+        return _give(self._b(self.check_time(t)), like)
+
+    def d_a(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """ȧ = da/dt."""
+        return _give(self._d_a(self.check_time(t)), like)
+
+    def d_b(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """ḃ = db/dt; where noise comes in like √t it is infinite at t = 0."""
+        return _give(self._d_b(self.check_time(t)), like)
+
+    def log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """λ_t = log(a² / b²): +∞ at the data, falling with t (Kingma et al. 2021, equation 3)."""
+        t = self.check_time(t)
+        return _give(2 * (self._a(t).log() - self._b(t).log()), like)
+
+    def d_log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """dλ/dt = 2 (ȧ/a − ḃ/b), never positive."""
+        t = self.check_time(t)
+        return _give(2 * (self._d_a(t) / self._a(t) - self._d_b(t) / self._b(t)), like)
+
+    def sigma(self, t: Time, like: Tensor | None = None) -> Tensor:
+        """σ_t = b / a, the noise level after the signal is scaled back to size one (Karras et al. 2022)."""
+        t = self.check_time(t)
+        return _give(self._b(t) / self._a(t), like)
+
+    @property
+    def prior_std(self) -> float:
+        """√(a_T² + b_T²), the standard deviation of x_T for data of variance one: 1, but σ_max for EDM."""
+        return float((self.a(self.T) ** 2 + self.b(self.T) ** 2).sqrt())
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether a(T) is exactly 0: zero terminal signal-to-noise ratio (Lin et al. 2024)."""
+        return float(self.a(self.T)) == 0
+
+    def clock(self, t: Tensor) -> Tensor:
+        """What a network is told of the time: a number that moves by hundreds between data and noise."""
+        return t
+
+    @abstractmethod
+    def check_time(self, t: Time) -> Tensor:
+        """Return t as a tensor of this schedule's kind of time, or say what is wrong with it."""
+
+    @abstractmethod
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The time with this log-SNR, the nearest there is; the inverse of `log_snr`."""
+
+    @abstractmethod
+    def _a(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _b(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _d_a(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _d_b(self, t: Tensor) -> Tensor: ...
+
+
+class Discrete(Schedule):
+    """A variance-preserving schedule of T steps: β_1 … β_T and everything that follows from them.
 
     Time runs over the integers 0 … T. The tables have T + 1 entries, so that `alpha_bar[t]` is ᾱ_t with no
-    off-by-one, and entry 0 is the data: β_0 = 0, ᾱ_0 = 1. All tables are float64; `a(t)` and `b(t)` come in the
-    dtype asked for.
+    off-by-one, and entry 0 is the data: β_0 = 0, ᾱ_0 = 1. All tables are float64.
+
+    Between the integers the angle φ = arctan(b/a) is taken to be linear, which is smooth at both ends, whatever β is.
+    `continuous()` is that schedule. Here it gives the derivatives, those of the step that ends at t:
+    ȧ = −b φ̇ and ḃ = a φ̇ with φ̇ = φ_t − φ_{t−1}.
 
     Args:
         beta: [T] tensor of β_1 … β_T, each in (0, 1); β_T may be 1, for a zero terminal signal-to-noise ratio.
 
     Source: Ho et al. 2020, equations 2 and 4. Derived in chapter 2.
     """
+
+    T: int
 
     def __init__(self, beta: Tensor) -> None:
         beta = torch.as_tensor(beta, dtype=torch.float64)
@@ -43,44 +133,19 @@ class Schedule:
         # Summing log1p keeps 1 − ᾱ exact at small t, where 1 − cumprod(α) would cancel.
         log_alpha_bar = torch.log1p(-self.beta).cumsum(0)
         self.alpha_bar = log_alpha_bar.exp()
-        self._a = (0.5 * log_alpha_bar).exp()
-        self._b = (-torch.expm1(log_alpha_bar)).sqrt()
+        self._a_table = (0.5 * log_alpha_bar).exp()
+        self._b_table = (-torch.expm1(log_alpha_bar)).sqrt()
+        self.angle = torch.atan2(self._b_table, self._a_table)
 
     def __repr__(self) -> str:
-        return f"Schedule(T={self.T}, alpha_bar[T]={self.alpha_bar[-1].item():.3g})"
+        return f"Discrete(T={self.T}, alpha_bar[T]={self.alpha_bar[-1].item():.3g})"
 
-    def a(self, t: Tensor | int, like: Tensor | None = None) -> Tensor:
-        """Signal coefficient √ᾱ_t in [0, 1]; see `b` for the arguments."""
-        return self._look_up(self._a, t, like)
+    def continuous(self) -> "Continuous":
+        """The same schedule for every real t in [0, T]: equal at the integers, the angle linear between them."""
+        return _Interpolated(self)
 
-    def b(self, t: Tensor | int, like: Tensor | None = None) -> Tensor:
-        """Noise coefficient √(1 − ᾱ_t) in [0, 1].
-
-        Args:
-            t: integer time or tensor of times, each in 0 … T.
-            like: a batch [B, …] whose dtype, device and number of dimensions the answer takes, so that it
-                multiplies the batch; without it the answer is float64 and has the shape of t.
-
-        Raises:
-            ValueError: t is outside 0 … T or not an integer.
-        """
-        return self._look_up(self._b, t, like)
-
-    def log_snr(self, t: Tensor | int, like: Tensor | None = None) -> Tensor:
-        """λ_t = log(a² / b²): +∞ at the data, falling with t (Kingma et al. 2021, equation 3)."""
-        return self._look_up(2 * (self._a.log() - self._b.log()), t, like)
-
-    def sigma(self, t: Tensor | int, like: Tensor | None = None) -> Tensor:
-        """σ_t = b / a, the noise level after the signal is scaled back to size one (Karras et al. 2022)."""
-        return self._look_up(self._b / self._a, t, like)
-
-    def _look_up(self, table: Tensor, t: Tensor | int, like: Tensor | None) -> Tensor:
-        t = self.check_time(t)
-        values = table.to(t.device)[t]
-        return values if like is None else expand(values, like)
-
-    def check_time(self, t: Tensor | int) -> Tensor:
-        """Return t as an int64 tensor, or say what is wrong with it."""
+    def check_time(self, t: Time) -> Tensor:
+        """Return t as an int64 tensor; a ValueError where it is not an integer in 0 … T."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be an integer in 0 … {self.T}, got dtype {t.dtype}; use t.long()")
@@ -89,6 +154,236 @@ class Schedule:
                 f"t must lie in 0 … {self.T} (0 is data, {self.T} is noise), got {int(t.min())} … {int(t.max())}"
             )
         return t.long()  # indexing would take bytes for a mask
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The integer in 1 … T whose angle is nearest to that of this log-SNR."""
+        times = torch.bucketize(_angle(log_snr), 0.5 * (self.angle[1:] + self.angle[:-1]))
+        return times.clamp(1, self.T)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return self._a_table.to(t.device)[t]
+
+    def _b(self, t: Tensor) -> Tensor:
+        return self._b_table.to(t.device)[t]
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -self._b(t) * self._d_angle(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return self._a(t) * self._d_angle(t)
+
+    def _d_angle(self, t: Tensor) -> Tensor:
+        step = self.angle.diff()  # entry t − 1 is the step to t; at the data the first step stands in
+        return step.to(t.device)[(t - 1).clamp(min=0)]
+
+
+class Continuous(Schedule):
+    """A schedule for every real time in [0, T]."""
+
+    T: float = 1.0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(T={self.T:g})"
+
+    def check_time(self, t: Time) -> Tensor:
+        """Return t as a float64 tensor; a ValueError where it is outside [0, T]."""
+        t = torch.as_tensor(t)
+        if t.is_complex() or t.dtype == torch.bool:
+            raise ValueError(f"t must be a real number in [0, {self.T:g}], got dtype {t.dtype}")
+        t = t.double()
+        if t.numel() and not (float(t.min()) >= 0 and float(t.max()) <= self.T):
+            raise ValueError(
+                f"t must lie in [0, {self.T:g}] (0 is data, {self.T:g} is noise), "
+                f"got {float(t.min()):.6g} … {float(t.max()):.6g}"
+            )
+        return t
+
+    def clock(self, t: Tensor) -> Tensor:
+        """1000 t/T, so that an embedding made for a thousand steps resolves it."""
+        return 1000 / self.T * t
+
+
+class _Interpolated(Continuous):
+    def __init__(self, discrete: Discrete) -> None:
+        self.discrete = discrete
+        self.T = float(discrete.T)
+
+    def __repr__(self) -> str:
+        return f"{self.discrete!r}.continuous()"
+
+    def clock(self, t: Tensor) -> Tensor:
+        return t
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        knots, angle = self.discrete.angle, _angle(log_snr)
+        step = torch.searchsorted(knots, angle).clamp(1, self.discrete.T)
+        part = (angle - knots[step - 1]) / (knots[step] - knots[step - 1])
+        return (step - 1 + part).clamp(0, self.T)
+
+    def _a(self, t: Tensor) -> Tensor:
+        # At the integers the discrete tables, which are exact where a cosine of nearly π/2 is not.
+        return torch.where(t == t.round(), self.discrete._a(t.round().long()), self._angle_at(t).cos())
+
+    def _b(self, t: Tensor) -> Tensor:
+        return torch.where(t == t.round(), self.discrete._b(t.round().long()), self._angle_at(t).sin())
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -self._b(t) * self.discrete._d_angle(t.ceil().long())
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return self._a(t) * self.discrete._d_angle(t.ceil().long())
+
+    def _angle_at(self, t: Tensor) -> Tensor:
+        angle = self.discrete.angle.to(t.device)
+        step = t.ceil().long().clamp(min=1)
+        return torch.lerp(angle[step - 1], angle[step], t - (step - 1))
+
+
+class Flow(Continuous):
+    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023). Chapter 15.
+
+    The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
+    """
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64))
+
+    def _a(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def _b(self, t: Tensor) -> Tensor:
+        return t
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class EDM(Continuous):
+    """Karras et al. 2022: nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+
+    Args:
+        sigma_max: T, where sampling starts; x_T is noise of that standard deviation, not of one.
+        sigma_data: the standard deviation of the data, for the prediction "F".
+    """
+
+    def __init__(self, sigma_max: float = 80.0, sigma_data: float = 0.5) -> None:
+        if sigma_max <= 0 or sigma_data <= 0:
+            raise ValueError(f"sigma_max and sigma_data must be positive, got {sigma_max} and {sigma_data}")
+        self.T, self.sigma_data = float(sigma_max), float(sigma_data)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """¼ ln σ (their table 1)."""
+        return 0.25 * t.log()
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)).clamp(max=self.T)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def _b(self, t: Tensor) -> Tensor:
+        return t
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class VP(Continuous):
+    """The variance-preserving SDE: β(t) rises linearly in t ∈ [0, 1] (Song et al. 2021b, equation 32). Chapter 15.
+
+    a = exp(−½ ∫β) and b = √(1 − a²). With β from 0.1 to 20 it is the limit of `linear` for T → ∞.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(f"expected 0 < beta_min ≤ beta_max, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def beta(self, t: Tensor) -> Tensor:
+        """β(t), the rate at which signal is lost."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        integral = torch.nn.functional.softplus(-log_snr)  # ∫β = −log a² = log(1 + e^−λ)
+        slope = self.beta_max - self.beta_min
+        # The positive root of ½ slope t² + β_min t = ∫β, in the form that does not cancel.
+        root = (self.beta_min**2 + 2 * slope * integral).sqrt()
+        return (2 * integral / (self.beta_min + root)).clamp(max=self.T)
+
+    def _log_a(self, t: Tensor) -> Tensor:
+        return -0.5 * t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return self._log_a(t).exp()
+
+    def _b(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_a(t))).sqrt()
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t) * self._a(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return 0.5 * self.beta(t) * self._a(t) ** 2 / self._b(t)
+
+
+class Cosine(Continuous):
+    """The angle itself is time: a = cos(½πt), b = sin(½πt), so a(1) = 0 (Nichol and Dhariwal 2021, without s).
+
+    Its log-SNR can be moved as a whole by 2 log(shift): images with twice the side keep as much of their coarse
+    content at shift = ½ (Hoogeboom et al. 2023, section 2.1). Chapter 2.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        if shift <= 0:
+            raise ValueError(f"shift must be positive, got {shift}; below 1 there is more noise")
+        self.shift = shift
+
+    # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        return _angle(log_snr - 2 * math.log(self.shift)) / (0.5 * math.pi)
+
+    def _r(self, t: Tensor) -> Tensor:
+        return torch.hypot(self.shift * _cos(t), _sin(t))
+
+    def _a(self, t: Tensor) -> Tensor:
+        return self.shift * _cos(t) / self._r(t)
+
+    def _b(self, t: Tensor) -> Tensor:
+        return _sin(t) / self._r(t)
+
+    def _d_angle(self, t: Tensor) -> Tensor:
+        return 0.5 * math.pi * self.shift / self._r(t) ** 2
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -self._b(t) * self._d_angle(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return self._a(t) * self._d_angle(t)
+
+
+def _sin(t: Tensor) -> Tensor:
+    return torch.sin(0.5 * math.pi * t)
+
+
+def _cos(t: Tensor) -> Tensor:
+    return torch.sin(0.5 * math.pi * (1 - t))  # exactly 0 at t = 1, where torch.cos gives 6e−17
+
+
+def _angle(log_snr: Tensor) -> Tensor:
+    """φ = arctan(b/a) = arctan(e^{−λ/2}) in [0, π/2]."""
+    return torch.atan(torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)))
+
+
+def _give(values: Tensor, like: Tensor | None) -> Tensor:
+    return values if like is None else expand(values, like)
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -101,33 +396,33 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
 
 
-def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:
     """β rises linearly from β_1 to β_T (Ho et al. 2020, section 4). Chapter 2."""
-    return Schedule(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64))
+    return Discrete(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64))
 
 
-def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Schedule:
+def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Discrete:
     """√β rises linearly: the schedule of Stable Diffusion (Rombach et al. 2022). Chapter 2."""
-    return Schedule(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64) ** 2)
+    return Discrete(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64) ** 2)
 
 
-def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
+def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
     """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, equation 17). Chapter 2."""
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
-    return Schedule((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
+    return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
 
 
-def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    """ᾱ_t falls like a sigmoid between start and end (Jabri et al. 2023, algorithm 1). Chapter 2."""
+def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Discrete:
+    """ᾱ_t falls like a sigmoid between start and end (Jabri et al. 2023; as coded by Chen 2023). Chapter 2."""
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     curve = torch.sigmoid(-(start + (end - start) * t) / tau)
     alpha_bar = (curve - curve[-1]) / (curve[0] - curve[-1])
     alpha_bar = alpha_bar.clamp(min=1e-9)  # the curve ends in an exact zero, which no ε-prediction survives
-    return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    return Discrete(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-def zero_terminal_snr(schedule: Schedule) -> Schedule:
+def zero_terminal_snr(schedule: Discrete) -> Discrete:
     """Shift and stretch √ᾱ so that √ᾱ_T = 0 and √ᾱ_1 stays (Lin et al. 2024, algorithm 1). Chapter 2.
 
     At t = T nothing of x0 is left, so ε-prediction carries no information there: train with v.
@@ -135,22 +430,31 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     a = schedule.a(torch.arange(1, schedule.T + 1))
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), a**2])
-    return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    return Discrete(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+SCHEDULES: dict[str, Callable[[int], Discrete]] = {
     "linear": linear,
     "scaled-linear": scaled_linear,
     "cosine": cosine,
     "sigmoid": sigmoid,
 }
+CONTINUOUS: dict[str, Callable[[], Continuous]] = {"flow": Flow, "edm": EDM, "vp": VP, "continuous-cosine": Cosine}
 
 
-def by_name(name: str, T: int = 1000) -> Schedule:
-    """The schedule of that name with T steps; a ValueError lists the names there are."""
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](T)
+def by_name(name: str, T: int | None = None) -> Schedule:
+    """The schedule of that name: with T steps (1000 where it is not said), or continuous.
+
+    Raises:
+        ValueError: an unknown name, with the list of names; or a T for a schedule that has no steps.
+    """
+    if name in SCHEDULES:
+        return SCHEDULES[name](1000 if T is None else T)
+    if name not in CONTINUOUS:
+        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join([*SCHEDULES, *CONTINUOUS])}")
+    if T is not None:
+        raise ValueError(f"{name!r} is continuous and takes no T, got {T}; leave T out")
+    return CONTINUOUS[name]()
 
 
 def _steps(T: int) -> int:

@@ -337,7 +337,7 @@ def test_the_weight_is_half_the_snr_that_a_step_restores():
         q, p = condition(t, t - 1, 0.9, 0.3), condition(t, t - 1, 0.2, 0.3)
         expected = 0.5 * (snr[t - 1] - snr[t]) * (0.9 - 0.2) ** 2
         torch.testing.assert_close(kl_divergence(q, p), expected, rtol=1e-11, atol=1e-11)
-    schedule = schedules.Schedule(BETA[1:])
+    schedule = schedules.Discrete(BETA[1:])
     library = process.posterior_kl(schedule, torch.tensor([[0.9]], **f64), torch.tensor([[0.2]], **f64), 3)
     assert library.item() == pytest.approx((0.5 * (snr[2] - snr[3]) * 0.49).item())
 

@@ -13,7 +13,7 @@ from diffusion_book.samplers.common import denoise_at
 SCHEDULE = schedules.linear(100)
 ZERO_SNR = schedules.zero_terminal_snr(SCHEDULE)
 RING = ring_of_gaussians()
-GRIDS = [[100, 0], [100, 1, 0], uniform_times(100, 7), uniform_times(100, 100)]
+GRIDS = [[100, 0], [100, 1, 0], uniform_times(SCHEDULE, 7), uniform_times(SCHEDULE, 100)]
 
 SAMPLERS = {
     "ddpm": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, callback=callback),
@@ -44,14 +44,14 @@ def test_data_at_one_point_is_found_exactly(sampler, times, schedule):
 def test_the_last_step_returns_the_denoised_x0(sampler):
     steps: list[Step] = []
     x, generator = noise(0)
-    x0 = sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(100, 9), generator, steps.append)
+    x0 = sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator, steps.append)
     assert torch.equal(x0, steps[-1].x0_hat)
 
 
 @every_sampler
 def test_the_callback_sees_every_step(sampler):
     steps: list[Step] = []
-    times = uniform_times(100, 9)
+    times = uniform_times(SCHEDULE, 9)
     x, generator = noise(1)
     x0 = sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, times, generator, steps.append)
     assert [(step.t, step.s) for step in steps] == list(pairwise(times))
@@ -84,7 +84,7 @@ def test_the_denoiser_is_asked_at_the_times_of_the_grid(sampler):
 @every_sampler
 def test_what_goes_in_as_float64_comes_out_as_float64(sampler, dtype):
     x, generator = noise(3, dtype)
-    assert sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(100, 9), generator).dtype == dtype
+    assert sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator).dtype == dtype
 
 
 @pytest.mark.parametrize("times", GRIDS, ids=len)
@@ -99,7 +99,7 @@ def test_single_precision_follows_double(times):
 @every_sampler
 def test_a_seed_gives_one_picture(sampler):
     first, second, other = (
-        sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(100, 9), generator)
+        sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator)
         for x, generator in map(noise, (5, 5, 6))
     )
     assert torch.equal(first, second)
@@ -110,7 +110,7 @@ def test_a_seed_gives_one_picture(sampler):
 def test_the_start_is_left_as_it_was(sampler):
     x, generator = noise(7)
     before = x.clone()
-    sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(100, 5), generator)
+    sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 5), generator)
     assert torch.equal(x, before)
 
 
@@ -118,7 +118,7 @@ def test_the_start_is_left_as_it_was(sampler):
 def test_images_of_any_shape_are_sampled(sampler, generator):
     for shape in ((1, 1), (3,), (2, 3, 4, 4), (2, 1, 3, 2, 2)):
         x = start_noise(shape, generator)
-        found = sampler(lambda xt, t: 0.5 * xt, SCHEDULE, x, uniform_times(100, 4), generator)
+        found = sampler(lambda xt, t: 0.5 * xt, SCHEDULE, x, uniform_times(SCHEDULE, 4), generator)
         assert found.shape == shape
 
 
@@ -138,7 +138,7 @@ def test_nan_from_the_network_stops_the_walk_and_names_the_time(sampler, bad):
         return torch.where(t[:, None] <= 40, bad, 0.0).expand_as(xt)
 
     x, generator = noise(9)
-    with pytest.raises(FloatingPointError, match="NaN or infinity at t = 40; look at its output at that time"):
+    with pytest.raises(FloatingPointError, match="NaN or infinity at t = 40 \(step 3 of 4\); look at its output"):
         sampler(denoiser, SCHEDULE, x, [100, 80, 40, 20, 0], generator)
 
 

@@ -93,7 +93,8 @@ def variance_after_all_steps(schedule: schedules.Schedule, times: list[int], var
 @pytest.mark.parametrize("steps", [5, 50])
 @pytest.mark.parametrize("variance", [0.05, 1.0, 4.0])
 def test_gaussian_data_end_with_the_variance_of_the_linear_recursion(variance, steps, generator):
-    schedule, n, times = schedules.linear(), 20_000, uniform_times(1000, steps)
+    schedule, n = schedules.linear(), 20_000
+    times = uniform_times(schedule, steps)
     data = GaussianMixture(
         torch.ones(1, dtype=torch.float64),
         torch.zeros(1, 1, dtype=torch.float64),
@@ -107,7 +108,8 @@ def test_gaussian_data_end_with_the_variance_of_the_linear_recursion(variance, s
 
 def test_exact_denoising_draws_from_the_data(generator):
     """Mean, covariance and log-likelihood of 200 steps agree with those of as many draws from the mixture itself."""
-    schedule, n, times = schedules.linear(), 4000, uniform_times(1000, 200)
+    schedule, n = schedules.linear(), 4000
+    times = uniform_times(schedule, 200)
     x = start_noise((n, 2), generator, torch.float64)
     x = ddpm(denoise.exact(MIXTURE, schedule), schedule, x, times, generator)
     mean = MIXTURE.weight @ MIXTURE.mean
@@ -161,5 +163,5 @@ def test_one_step_draws_from_the_posterior(generator):
 
 
 def test_an_unknown_variance_is_refused_with_the_list_of_known_ones():
-    with pytest.raises(ValueError, match="variance must be 'small' or 'large', got 'fixed_small'"):
+    with pytest.raises(ValueError, match="variance must be 'small', 'large' or 'learned', got 'fixed_small'"):
         ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 0], torch.Generator(), "fixed_small")

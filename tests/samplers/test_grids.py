@@ -17,16 +17,17 @@ SCHEDULE = schedules.linear(100)
 def test_uniform_times_fall_evenly_from_noise_to_data(sizes):
     """A grid that never reaches T, or never reaches 0, cannot be made."""
     T, steps = sizes
-    times = uniform_times(T, steps)
+    schedule = schedules.linear(T)
+    times = uniform_times(schedule, steps)
     assert (times[0], times[-1], len(times)) == (T, 0, steps + 1)
     assert all(t > s for t, s in pairwise(times))
     assert all(abs(t - (T - k * T / steps)) <= 0.5 + 1e-9 for k, t in enumerate(times))
     assert all(type(t) is int for t in times)
-    assert check_times(schedules.linear(T), times) == times
+    assert check_times(schedule, times) == times
 
 
 def test_a_full_grid_visits_every_time():
-    assert uniform_times(1000, 1000) == list(range(1000, -1, -1))
+    assert uniform_times(schedules.linear(), 1000) == list(range(1000, -1, -1))
 
 
 def test_the_trailing_grid_of_diffusers_is_ours():
@@ -35,13 +36,13 @@ def test_the_trailing_grid_of_diffusers_is_ours():
     theirs = DDIMScheduler(timestep_spacing="trailing")
     for steps in (1, 4, 10, 50, 250):
         theirs.set_timesteps(steps)
-        assert [int(i) + 1 for i in theirs.timesteps] == uniform_times(1000, steps)[:-1]
+        assert [int(i) + 1 for i in theirs.timesteps] == uniform_times(schedules.linear(), steps)[:-1]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 101, 2.5])
 def test_a_wish_for_an_impossible_number_of_steps_is_refused(steps):
     with pytest.raises(ValueError, match=r"steps must be an integer in 1 … T = 100, got"):
-        uniform_times(100, steps)
+        uniform_times(SCHEDULE, steps)
 
 
 @pytest.mark.parametrize("times", [[100, 40, 0], (100, 40, 0), torch.tensor([100, 40, 0]), range(100, -1, -50)])
@@ -56,7 +57,7 @@ def test_a_grid_may_start_below_T():
 
 @pytest.mark.parametrize("times", [[], [0], [100], torch.tensor([5])])
 def test_a_grid_without_two_ends_is_refused(times):
-    with pytest.raises(ValueError, match=r"at least a start and an end, got .* try uniform_times\(100, 50\)"):
+    with pytest.raises(ValueError, match=r"at least a start and an end, got .* try uniform_times\(schedule, 50\)"):
         check_times(SCHEDULE, times)
 
 

@@ -1,19 +1,27 @@
-"""What the samplers share: the starting noise, and what a callback is told."""
+"""What the samplers share: the starting noise, the grid's coefficients, and what a callback is told."""
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
+from diffusion_book.process import Generators, posterior_coefficients, randn_like
+from diffusion_book.samplers.grids import Times
+from diffusion_book.schedules import Discrete, Schedule
 
 
 class Step(NamedTuple):
-    """One step of a sampler, as a callback sees it: x_s [B, …] at the time s it arrived at, and the x̂0 it used."""
+    """One step of a sampler, as a callback sees it: x_s [B, …] at the time s it arrived at, and the x̂0 it used.
 
-    t: int
-    s: int
+    The tensors are the sampler's own, not copies: keep them as long as you like, and do not write into them.
+    """
+
+    t: int | float
+    s: int | float
     xs: Tensor
     x0_hat: Tensor
 
@@ -23,25 +31,74 @@ Callback = Callable[[Step], None]
 
 def start_noise(
     shape: Sequence[int],
-    generator: torch.Generator,
+    generator: Generators,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    schedule: Schedule | None = None,
 ) -> Tensor:
-    """x_T ~ N(0, I), where the reverse process starts (chapter 3).
+    """x_T ~ N(0, prior_std²), where the reverse process starts (chapter 3).
 
     It is drawn on the generator's device and then moved, so that a CPU seed gives the same picture on any machine.
+
+    Args:
+        shape: [B, …] of the batch.
+        generator: one, or one for each example: see `process.seeded`.
+        schedule: its `prior_std` scales the noise; it is needed for `schedules.EDM` only, where that is not 1.
     """
-    x = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=dtype)
+    x = randn_like(torch.empty(tuple(shape), dtype=dtype), generator)
+    x = x if schedule is None else schedule.prior_std * x
     return x if device is None else x.to(device)
 
 
-def denoise_at(denoiser: Denoiser, xt: Tensor, t: int) -> Tensor:
+class Coefficients(NamedTuple):
+    """a, b and σ = b/a at each time of a grid, as Python floats: a step then costs nothing but its own arithmetic."""
+
+    a: list[float]
+    b: list[float]
+    sigma: list[float]
+
+
+def coefficients(schedule: Schedule, times: Times) -> Coefficients:
+    """The coefficients of a checked grid, in double precision."""
+    t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
+    return Coefficients(schedule.a(t).tolist(), schedule.b(t).tolist(), schedule.sigma(t).tolist())
+
+
+def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float, float]]:
+    """(c_0, c_t, std) of the posterior q(x_s | x_t, x_0) for each step of a checked grid."""
+    t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
+    c_0, c_t, std = posterior_coefficients(schedule, t[:-1], t[1:])
+    return list(zip(c_0.tolist(), c_t.tolist(), std.tolist()))
+
+
+def denoise_at(denoiser: Denoiser, xt: Tensor, t: int | float, where: str = "") -> Tensor:
     """x̂0 at one time for the whole batch; a NaN or infinity is reported where it first appears."""
-    x0_hat = denoiser(xt, torch.full((len(xt),), t, dtype=torch.long, device=xt.device))
+    x0_hat = denoiser(xt, batch_of_times(xt, t))
+    check_estimate(x0_hat, xt, t, where)
+    return x0_hat
+
+
+def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
+    """[B] copies of t: int64 for integer times, else float64."""
+    if not xt.is_floating_point():
+        raise ValueError(f"a batch must be floating point, got {xt.dtype}; start from start_noise or from add_noise")
+    return torch.full((len(xt),), t, dtype=torch.long if isinstance(t, int) else torch.float64, device=xt.device)
+
+
+def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> None:
+    """Raise where a denoiser's answer has another shape than x_t, or is not finite."""
     if x0_hat.shape != xt.shape:
         raise ValueError(
-            f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {tuple(x0_hat.shape)} at t = {t}"
+            f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {tuple(x0_hat.shape)} at t = {t:g}"
         )
-    if not bool(torch.isfinite(x0_hat).all()):
-        raise FloatingPointError(f"the denoiser returned NaN or infinity at t = {t}; look at its output at that time")
-    return x0_hat
+    # One cheap sum finds almost always that all is well; only where it is not finite do we look at every number.
+    if not math.isfinite(x0_hat.sum().item()) and not bool(torch.isfinite(x0_hat).all()):
+        raise FloatingPointError(
+            f"the denoiser returned NaN or infinity at t = {t:g}{where}; look at its output at that time"
+        )
+
+
+def steps_of(times: Times) -> list[tuple[int, int | float, int | float, str]]:
+    """(i, t, s, where) for each step of a checked grid; `where` tells an error which step it was."""
+    count = len(times) - 1
+    return [(i, t, s, f" (step {i + 1} of {count})") for i, (t, s) in enumerate(pairwise(times))]

@@ -1,15 +1,19 @@
-"""DDIM: the same marginals with less noise, or none (Song et al. 2021a, equation 12). Chapter 6 uses it."""
+"""DDIM: the same marginals with less noise, or none (Song et al. 2021a, equation 12). Chapters 6 and 7.
 
-from collections.abc import Sequence
+Two samplers that are known under other names are this one. Euler's method for the probability-flow ODE in the
+variables x/a and σ is η = 0, and the "ancestral" Euler sampler is η = 1, which is DDPM's small variance as well;
+chapter 7 proves it in three lines.
+"""
+
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
-from diffusion_book.process import from_x0, posterior, randn_like
-from diffusion_book.samplers.common import Callback, Step, denoise_at
-from diffusion_book.samplers.grids import check_times
+from diffusion_book.process import Generators, randn_like
+from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps, steps_of
+from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
 
@@ -17,9 +21,9 @@ def ddim(
     denoiser: Denoiser,
     schedule: Schedule,
     xt: Tensor,
-    times: Sequence[int],
+    times: Times,
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Step from x_t to x_s = a_s x̂0 + √(b_s² − std²) ε̂ + std · noise, with std = η × the posterior's.
@@ -27,9 +31,9 @@ def ddim(
     Args:
         denoiser: (x_t, t) → x̂0.
         xt: [B, …] the start, at times[0].
-        times: falling integers that end in 0.
+        times: falling times that end in 0.
         eta: 0 is deterministic, 1 is ancestral sampling (`ddpm` with the small variance, on any grid).
-        generator: needed where eta > 0.
+        generator: needed where eta > 0; one, or one for each example.
         callback: told of each step.
 
     Returns:
@@ -42,14 +46,75 @@ def ddim(
         raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
     if eta > 0 and generator is None:
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
-    for t, s in pairwise(check_times(schedule, times)):
-        x0_hat = denoise_at(denoiser, xt, t)
-        eps_hat = from_x0("eps", x0_hat, schedule, xt, t)
-        a, b = schedule.a(s, like=xt), schedule.b(s, like=xt)
-        std = eta * posterior(schedule, xt, x0_hat, t, s).std
-        xt = a * x0_hat + (b**2 - std**2).clamp(min=0).sqrt() * eps_hat
-        if generator is not None and eta > 0:
+    times = check_times(schedule, times)
+    a, b, _ = coefficients(schedule, times)
+    posterior = posterior_steps(schedule, times)
+    for i, t, s, where in steps_of(times):
+        x0_hat = denoise_at(denoiser, xt, t, where)
+        std = eta * posterior[i][2]
+        c_eps = max(b[i + 1] ** 2 - std**2, 0) ** 0.5
+        # ε̂ = (x_t − a_t x̂0)/b_t is written out, which saves two passes over the batch.
+        xt = (c_eps / b[i]) * xt + (a[i + 1] - c_eps * a[i] / b[i]) * x0_hat
+        if generator is not None and std > 0:
             xt = xt + std * randn_like(xt, generator)
         if callback is not None:
             callback(Step(t, s, xt, x0_hat))
     return xt
+
+
+def euler(denoiser: Denoiser, schedule: Schedule, xt: Tensor, times: Times, callback: Callback | None = None) -> Tensor:
+    """Euler's method for d(x/a)/dσ = ε̂ (Karras et al. 2022, algorithm 1 without the correction). It is `ddim`."""
+    return ddim(denoiser, schedule, xt, times, callback=callback)
+
+
+def euler_ancestral(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    xt: Tensor,
+    times: Times,
+    generator: Generators,
+    eta: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η."""
+    return ddim(denoiser, schedule, xt, times, eta, generator, callback)
+
+
+def ddim_invert(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    x0: Tensor,
+    times: Times,
+    iterations: int = 1,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Walk from data to the noise from which `ddim` with η = 0 comes back to it (chapters 7 and 14).
+
+    The way back takes x_t to x_s with ε̂(x_t, t), but x_t is what we look for. One iteration puts x_s, which is near,
+    in its place (Dhariwal and Nichol 2021, appendix F); more iterate to the fixed point, which inverts the sampler's
+    own steps rather than the ODE.
+
+    Args:
+        times: the sampler's own grid, falling to 0; it is walked backwards.
+        iterations: calls of the denoiser for each step.
+
+    Returns:
+        x_T [B, …], or x at times[0].
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    times = check_times(schedule, times)
+    a, b, _ = coefficients(schedule, times)
+    if a[0] == 0:
+        raise ValueError("at t = T this schedule has no signal left (a = 0), so no x_T leads back to x0; start lower")
+    xs = x0
+    for i, (t, s) in reversed(list(enumerate(pairwise(times)))):
+        xt = xs
+        for _ in range(iterations):
+            x0_hat = denoise_at(denoiser, xt, t)
+            eps_hat = (xt - a[i] * x0_hat) / b[i]
+            xt = (a[i] / a[i + 1]) * (xs - b[i + 1] * eps_hat) + b[i] * eps_hat
+        xs = xt
+        if callback is not None:
+            callback(Step(s, t, xs, x0_hat))
+    return torch.as_tensor(xs)

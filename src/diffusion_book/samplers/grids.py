@@ -1,31 +1,80 @@
-"""Time grids: which times a sampler visits. Each starts at the noise, t = T, and ends at the data, t = 0."""
+"""Time grids: which times a sampler visits. Each starts at the noise, t = T, and ends at the data, t = 0.
 
+Every grid has `steps` + 1 times. For a `Discrete` schedule they are integers and fall strictly; where a rule asks for
+two times within one step, its neighbours make room. Chapters 6 and 7.
+"""
+
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from diffusion_book.schedules import Schedule
+from diffusion_book.schedules import Discrete, Schedule
+
+Times = Sequence[int] | Sequence[float]
 
 
-def uniform_times(T: int, steps: int) -> list[int]:
-    """`steps` + 1 times from T down to 0, as evenly spaced as integers allow (chapter 6).
+def uniform_times(schedule: Schedule, steps: int) -> Times:
+    """As evenly spaced as there are times: T, T − T/steps, …, 0. diffusers calls it "trailing"."""
+    _check_steps(schedule, steps)
+    return _finish(schedule, torch.linspace(schedule.T, 0, steps + 1, dtype=torch.float64))
 
-    Raises:
-        ValueError: steps is outside 1 … T.
+
+def leading_times(schedule: Discrete, steps: int) -> Times:
+    """Multiples of ⌊T/steps⌋, counted from the data; the first step takes what is left, from T itself.
+
+    diffusers' "leading" starts at the first multiple below T, where the network never saw pure noise; this reaches T.
     """
-    if int(steps) != steps or not 1 <= steps <= T:
-        raise ValueError(
-            f"steps must be an integer in 1 … T = {T}, got {steps!r}; a discrete schedule has only T steps to skip"
-        )
-    return torch.linspace(T, 0, int(steps) + 1, dtype=torch.float64).round().long().tolist()
+    _check_steps(schedule, steps)
+    stride = schedule.T // steps
+    return [schedule.T, *(stride * k for k in range(steps - 1, -1, -1))]
 
 
-def check_times(schedule: Schedule, times: Sequence[int]) -> list[int]:
-    """Return the grid as a list of ints, or say what is wrong: it must fall strictly, from at most T, to exactly 0."""
+def quadratic_times(schedule: Schedule, steps: int) -> Times:
+    """√t is evenly spaced: more steps near the data (Song et al. 2021a, appendix D.2)."""
+    _check_steps(schedule, steps)
+    return _finish(schedule, schedule.T * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2)
+
+
+def karras_times(
+    schedule: Schedule,
+    steps: int,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Times:
+    """σ^{1/ρ} is evenly spaced from σ_max to σ_min, and then comes 0 (Karras et al. 2022, equation 5).
+
+    Args:
+        schedule: any; its times are those at which b/a is the wanted σ. The first is T, whatever σ_max is.
+        rho: 7 is their choice; 1 spaces σ evenly.
+        sigma_min: the last noise before none: 0.002 where it is not given, or σ_1 if that is more.
+        sigma_max: the first; σ_T where it is not given, or 80 if that is less.
+    """
+    _check_steps(schedule, steps)
+    low, high = _sigma_range(schedule, sigma_min, sigma_max)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+    sigma = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return _at_sigmas(schedule, sigma)
+
+
+def log_snr_times(
+    schedule: Schedule, steps: int, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Times:
+    """The log-SNR is evenly spaced, and so is log σ (Lu et al. 2022a, section 3.4); arguments as in `karras_times`."""
+    _check_steps(schedule, steps)
+    low, high = _sigma_range(schedule, sigma_min, sigma_max)
+    ramp = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64)
+    return _at_sigmas(schedule, ramp.exp())
+
+
+def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
+    """Return the grid as a list of numbers, or say what is wrong: it must fall, from at most T to exactly 0."""
     if len(times) < 2:
         raise ValueError(
-            f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times({schedule.T}, 50)"
+            f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times(schedule, 50)"
         )
     grid = schedule.check_time(torch.as_tensor(times)).tolist()
     if any(t <= s for t, s in pairwise(grid)):
@@ -37,5 +86,38 @@ def check_times(schedule: Schedule, times: Sequence[int]) -> list[int]:
     return grid
 
 
-def _abbreviate(grid: list[int]) -> str:
+def _at_sigmas(schedule: Schedule, sigma: Tensor) -> Times:
+    times = schedule.time_at(-2 * sigma.log()).double()
+    times[0] = schedule.T
+    return _finish(schedule, torch.cat([times, torch.zeros(1, dtype=torch.float64)]))
+
+
+def _finish(schedule: Schedule, times: Tensor) -> Times:
+    """Floats as they are; integers rounded and moved apart, so that each step is at least 1."""
+    if not isinstance(schedule, Discrete):
+        return times.tolist()
+    room = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)  # steps still to come after each time
+    times = torch.maximum(times.round(), room)
+    return (torch.cummin(times - room, 0).values + room).long().tolist()
+
+
+def _sigma_range(schedule: Schedule, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
+    first = float(schedule.sigma(1)) if isinstance(schedule, Discrete) else 0.0
+    low = max(0.002, first) if sigma_min is None else sigma_min
+    high = min(80.0, float(schedule.sigma(schedule.T))) if sigma_max is None else sigma_max
+    if not 0 < low < high:
+        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
+    return low, high
+
+
+def _check_steps(schedule: Schedule, steps: int) -> None:
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"the first argument is a schedule, got {schedule!r}; a grid needs to know its times")
+    most = schedule.T if isinstance(schedule, Discrete) else math.inf
+    if int(steps) != steps or not 1 <= steps <= most:
+        discrete = f" in 1 … T = {most}, got {steps!r}; a discrete schedule has only T steps to skip"
+        raise ValueError("steps must be an integer" + (discrete if most < math.inf else f" above 0, got {steps!r}"))
+
+
+def _abbreviate(grid: list[int] | list[float]) -> str:
     return str(grid) if len(grid) <= 8 else f"[{', '.join(map(str, grid[:4]))}, …, {grid[-2]}, {grid[-1]}]"
