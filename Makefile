@@ -11,7 +11,7 @@ export DIFFUSION_BOOK_PROFILE ?= cpu
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book notebooks test lint serve lab chapter clean
+.PHONY: help install book notebooks test lint bench serve lab chapter clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,11 @@ test: lint notebooks ## everything: lint, types, the book and its notebooks buil
 
 chapter: install ## execute and build one page: make chapter CH=03
 	$(BIN)/python book/_ext/one_chapter.py $(CH)
+
+bench: install ## time the library beside its peers and measure orders; writes benchmarks/results
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	@for script in imports samplers orders nfe unet; do \
+	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 serve: ## show the built site at http://localhost:8000 (PORT=…)
 	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
