@@ -17,8 +17,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Room → the rooms it may use, itself aside, and the packages besides torch and the standard library.
 PROCESS = {"schedules", "process"}
 EVERYTHING = {
-    *("schedules", "process", "losses", "nn", "denoise", "guidance", "samplers", "data", "training", "evaluation"),
-    *("zoo", "interop", "deploy", "viz", "page"),
+    *("schedules", "process", "losses", "nn", "denoise", "guidance", "samplers", "editing", "data", "training"),
+    *("evaluation", "zoo", "interop", "deploy", "viz", "page"),
 }
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "schedules": (set(), set()),
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "denoise": (PROCESS, set()),
     "guidance": ({*PROCESS, "denoise"}, set()),
     "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
+    "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm"}),
     "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),

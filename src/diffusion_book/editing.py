@@ -1,0 +1,205 @@
+"""Editing without training: the walk back is steered, or started elsewhere, by a picture that you have. Chapter 14.
+
+`inpaint` makes a denoiser, for any sampler; `repaint` is a sampler; `sdedit` says where a sampler starts and on which
+grid; `slerp` moves between two starts. `samplers.ddim_invert` finds the start of a picture that exists.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffusion_book.denoise import Denoiser
+from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
+from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
+from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.schedules import Discrete, Schedule, expand
+
+
+def inpaint(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+    """x̂0 with the known part put in its place, for any sampler (chapter 14).
+
+    The known part of the result is exact. The unknown part hears of it only through x_t, so seams remain: `repaint`
+    brings the two together.
+
+    Args:
+        known: [B, …] or [1, …]; what it holds outside the mask does not matter, even NaN.
+        mask: bool, of a shape that broadcasts to x_t; True where `known` is to be kept.
+
+    Raises:
+        ValueError: mask is not bool; when it runs, known or mask does not fit x_t.
+
+    Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, where the
+    operator is a mask.
+    """
+    _check_mask(mask)
+
+    def inpainted(xt: Tensor, t: Tensor) -> Tensor:
+        keep, wanted = _fit(xt, known, mask)
+        return torch.where(keep, wanted, denoiser(xt, t))
+
+    return inpainted
+
+
+def repaint(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    xt: Tensor,
+    times: Times,
+    known: Tensor,
+    mask: Tensor,
+    generator: Generators,
+    resamplings: int = 10,
+    jump: int = 1,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Ancestral sampling in which the known part follows its own noised version, with jumps back. Chapter 14.
+
+    After each step to s the known part is drawn from q(x_s | known). Nothing yet made the unknown part agree with it,
+    so the walk noises both back to where it came from and repeats: each round lets the network see them together.
+
+    Args:
+        denoiser: (x_t, t) → x̂0, which knows nothing of the mask.
+        xt: [B, …] the start, at times[0]. times: falling times that end in 0.
+        known, mask: as in `inpaint`.
+        generator: one, or one for each example.
+        resamplings: rounds at each place, U in the paper; 1 is plain replacement, and with nothing known it is `ddpm`.
+        jump: how many steps of the grid a round takes, their jump length. The step to 0 is always taken
+            once: it adds no noise, so that walking back from it would not keep the distribution.
+        callback: told of each step towards the data.
+
+    Returns:
+        x_0 [B, …]; on the mask it is `known`.
+
+    Source: Lugmayr et al. 2022, algorithm 1.
+    """
+    if resamplings < 1 or jump < 1:
+        raise ValueError(f"resamplings and jump must be at least 1, got {resamplings} and {jump}")
+    _check_mask(mask)
+    times = check_times(schedule, times)
+    keep, wanted = _fit(xt, known, mask)
+    a, b, _ = coefficients(schedule, times)
+    posterior = posterior_steps(schedule, times)
+    for i, j in _visits(len(times) - 1, resamplings, jump):
+        if j < i:  # back: x_t from x_s, with i the index of s
+            t, s = (torch.as_tensor(times[k]) for k in (j, i))
+            a_ts, std_ts = (float(value) for value in step_coefficients(schedule, t, s))
+            xt = a_ts * xt + std_ts * randn_like(xt, generator)
+            continue
+        x0_hat = denoise_at(denoiser, xt, times[i])
+        c_0, c_t, std = posterior[i]
+        # A place is known or unknown, so one draw serves both.
+        noise = randn_like(xt, generator) if times[j] > 0 else torch.zeros_like(xt)
+        xt = torch.where(keep, a[j] * wanted + b[j] * noise, c_0 * x0_hat + c_t * xt + std * noise)
+        if callback is not None:
+            callback(Step(times[i], times[j], xt, x0_hat))
+    return xt
+
+
+class Start(NamedTuple):
+    """Where a sampler starts, and the grid from there: `ddim(denoiser, schedule, *start)`."""
+
+    xt: Tensor
+    times: Times
+
+
+def sdedit(schedule: Schedule, x0: Tensor, times: Times, strength: float, generator: Generators) -> Start:
+    """Start from a noised picture rather than from noise (Meng et al. 2022, algorithm 1). Chapter 14.
+
+    What the noise hides is drawn anew, and what it does not is kept: coarse shapes outlast fine ones.
+
+        start = sdedit(schedule, sketch, uniform_times(schedule, 50), 0.6, generator)
+        picture = ddim(denoiser, schedule, *start)
+
+    Args:
+        x0: [B, …] the guide: a photograph, a sketch, a collage.
+        times: the grid of a whole walk, falling to 0.
+        strength: in (0, 1], the time to start from as a share of T, their t0; the nearest time of the grid is taken,
+            and so is at least one step. 1 forgets the guide as far as the schedule does.
+        generator: one, or one for each example.
+
+    Returns:
+        x_t [B, …] at the start, and the times from there on, for any sampler that takes a grid.
+
+    Raises:
+        ValueError: strength is outside (0, 1], or the grid is not one.
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must lie in (0, 1], got {strength}; at 0 nothing would change")
+    if not x0.is_floating_point():
+        raise ValueError(f"x0 must be floating point, got {x0.dtype}; scale pictures to [−1, 1] first")
+    times = check_times(schedule, times)
+    first = min(range(len(times) - 1), key=lambda i: abs(times[i] - strength * schedule.T))
+    rest: Times = times[first:]
+    t = torch.as_tensor(rest[0], dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
+    return Start(add_noise(schedule, x0, t, randn_like(x0, generator)), rest)
+
+
+def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
+    """From one starting noise to another along the arc between them (Song et al. 2021a, appendix D.5). Chapter 14.
+
+    x = sin((1 − w)θ)/sin θ · first + sin(wθ)/sin θ · second, with θ the angle between them, for each example. A
+    straight line would pass at 1/√2 of the length, where no noise of many dimensions ever is: on the arc between two
+    vectors of one length the length stays.
+
+    Args:
+        first, second: [B, …] of one shape. Vectors of the same direction have θ = 0: there it is the straight line.
+        w: 0 is the first and 1 the second; one number, or [B] of them.
+
+    Returns:
+        [B, …].
+
+    Raises:
+        ValueError: the shapes differ, or two vectors are opposite, between which every arc is as short.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+    x, y = (_unit(v.double().flatten(1)) for v in (first, second))
+    sum_, difference = (x + y).norm(dim=1), (x - y).norm(dim=1)
+    if bool((sum_ < 1e-6 * difference).any()):
+        raise ValueError("two noises point in opposite directions, so no arc between them is the shortest; redraw one")
+    theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
+    share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
+    if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):
+        raise ValueError(f"w must be one number or one for each of the {len(first)} examples, got {tuple(share.shape)}")
+    safe = torch.where(theta > 0, theta, 1.0)
+    c_first, c_second = (
+        torch.where(theta > 0, torch.sin(part * safe) / torch.sin(safe), part) for part in (1 - share, share)
+    )
+    return expand(c_first, first) * first + expand(c_second, second) * second
+
+
+def _visits(steps: int, resamplings: int, jump: int) -> Iterator[tuple[int, int]]:
+    """The moves between the grid's indices: (i, i + 1) towards the data, (i, j) with j < i back to more noise."""
+    last = steps - 1  # the index before the end; nothing walks back from the end itself
+    for start in range(0, last, jump):
+        stop = min(start + jump, last)
+        for rounds in range(resamplings):
+            if rounds:
+                yield stop, start
+            yield from ((i, i + 1) for i in range(start, stop))
+    yield last, steps
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each row at length one; a row of zeros as it is."""
+    length = x.norm(dim=1, keepdim=True)
+    return x / torch.where(length > 0, length, 1.0)
+
+
+def _check_mask(mask: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask must be bool, True where the picture is known, got {mask.dtype}; compare it, mask > 0.5"
+        )
+
+
+def _fit(xt: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask, and the known part in x_t's dtype, on x_t's device; zero where nothing is known."""
+    for name, value in (("known", known), ("mask", mask)):
+        fits = value.ndim <= xt.ndim and all(n in (1, m) for n, m in zip(value.shape[::-1], xt.shape[::-1]))
+        if not fits:
+            raise ValueError(f"{name} must broadcast to x_t's shape {tuple(xt.shape)}, got {tuple(value.shape)}")
+    mask, known = mask.to(xt.device), known.to(xt)
+    return mask, torch.where(mask, known, 0.0)
