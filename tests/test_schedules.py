@@ -2,7 +2,9 @@
 
 import math
 from decimal import Decimal, localcontext
+from itertools import pairwise
 
+import mpmath
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
@@ -11,12 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import schedules
-from diffusion_book.schedules import SCHEDULES, Discrete
+from diffusion_book.schedules import CONTINUOUS, EDM, SCHEDULES, VP, Continuous, Cosine, Discrete, Flow, Schedule
 
 FLOAT32 = torch.finfo(torch.float32).eps
 FLOAT64 = torch.finfo(torch.float64).eps
 
 betas = st.lists(st.floats(1e-9, 0.999), min_size=2, max_size=60)
+
+DISCRETE = [*(make(50) for make in SCHEDULES.values()), schedules.zero_terminal_snr(schedules.linear(50))]
+REAL = [
+    Flow(),
+    EDM(),
+    VP(),
+    Cosine(),
+    Cosine(shift=0.5),
+    *(schedule.continuous() for schedule in DISCRETE),
+]
+
+
+def between(schedule: Continuous, n: int = 500) -> torch.Tensor:
+    """Times inside (0, T), none of them an integer: n is not a multiple of 50 after the shift."""
+    return schedule.T * (torch.arange(n, dtype=torch.float64) + 0.37) / n
 
 
 @pytest.mark.parametrize(
@@ -139,6 +156,7 @@ def test_betas_come_back_from_alpha_bar(beta):
 def test_time_zero_is_data_exactly(name):
     schedule = schedules.by_name(name, 20)
     assert (schedule.a(0).item(), schedule.b(0).item(), schedule.sigma(0).item()) == (1, 0, 0)
+    assert math.copysign(1, schedule.b(0).item()) == 1  # −0 would make λ̇ at the data +∞
     assert schedule.log_snr(0).item() == math.inf
     assert schedule.alpha_bar.shape == schedule.beta.shape == (21,)
 
@@ -221,3 +239,278 @@ def test_an_unknown_schedule_is_refused_with_the_list_of_known_ones():
 
 def test_a_schedule_shows_its_length_and_its_end():
     assert repr(schedules.linear()) == "Discrete(T=1000, alpha_bar[T]=4.04e-05)"
+
+
+@pytest.mark.parametrize("schedule", REAL, ids=repr)
+def test_derivatives_are_those_of_autograd(schedule):
+    t = between(schedule).requires_grad_()
+    for value, derivative in [
+        (schedule.a, schedule.d_a),
+        (schedule.b, schedule.d_b),
+        (schedule.log_snr, schedule.d_log_snr),
+    ]:
+        # Both are some twenty roundings of the same number. EDM's a is constant, and autograd then has no graph.
+        found = value(t)
+        expected = torch.autograd.grad(found.sum(), t)[0] if found.requires_grad else torch.zeros_like(t)
+        scale = expected.abs().clamp(min=1 / schedule.T)
+        assert bool(((derivative(t) - expected).abs() <= 1e-12 * scale).all())
+
+
+@pytest.mark.parametrize("schedule", REAL, ids=repr)
+def test_derivatives_are_slopes(schedule):
+    """Finite differences owe nothing to autograd, nor to the formula of a and b."""
+    t, h = between(schedule), 1e-5 * schedule.T / 500
+    for value, derivative in [(schedule.a, schedule.d_a), (schedule.b, schedule.d_b)]:
+        slope = (value(t + h) - value(t - h)) / (2 * h)
+        # Rounding is 1e-16/h, and b^(3) h²/6 is largest near the data where b ~ √t: (h/t)²/8 of the slope.
+        atol = 4 * FLOAT64 * max(1, schedule.T if isinstance(schedule, EDM) else 1) / h
+        torch.testing.assert_close(derivative(t), slope, rtol=1e-9, atol=atol)
+
+
+@pytest.mark.parametrize("schedule", DISCRETE, ids=repr)
+def test_between_the_integers_the_angle_is_linear(schedule):
+    real = schedule.continuous()
+    t = torch.arange(schedule.T + 1)
+    assert torch.equal(real.a(t), schedule.a(t))  # at them the tables, to the last digit
+    assert torch.equal(real.b(t), schedule.b(t))
+    angle = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
+    for part in (0.25, 0.5, 0.9):
+        expected = angle[:-1] + part * angle.diff()
+        torch.testing.assert_close(torch.atan2(real.b(t[:-1] + part), real.a(t[:-1] + part)), expected)
+    # A discrete schedule's derivative is that of the step which ends at t, and at the data that of the first.
+    for mine, theirs in [(schedule.d_a, real.d_a), (schedule.d_b, real.d_b), (schedule.d_log_snr, real.d_log_snr)]:
+        assert torch.equal(mine(t), theirs(t))
+    before = angle.diff()[(t - 1).clamp(min=0)]
+    torch.testing.assert_close(schedule.d_b(t), schedule.a(t) * before)
+    assert real.clock(torch.tensor([3.5])).item() == 3.5
+    assert repr(real) == f"{schedule!r}.continuous()"
+
+
+@pytest.mark.parametrize("schedule", REAL, ids=repr)
+def test_signal_only_falls_and_noise_only_rises(schedule):
+    t = torch.linspace(0, schedule.T, 2001, dtype=torch.float64)
+    a, b, log_snr = schedule.a(t), schedule.b(t), schedule.log_snr(t)
+    assert (a[0].item(), b[0].item(), log_snr[0].item()) == (1, 0, math.inf)
+    assert bool((a.diff() <= 0).all())
+    assert bool((b.diff() >= 0).all())
+    assert bool((log_snr.diff() < 0).all())
+    assert bool((schedule.d_log_snr(t) < 0).all())
+    assert schedule.d_log_snr(0).item() == -math.inf
+    # To rounding: log takes the relative error of a to an absolute one, and exp back.
+    torch.testing.assert_close(schedule.sigma(t), torch.exp(-0.5 * log_snr), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("schedule", REAL, ids=repr)
+@given(part=st.floats(1e-9, 1))
+def test_the_time_at_a_log_snr_is_the_time(schedule, part):
+    t = part * schedule.T
+    log_snr = schedule.log_snr(t)
+    back = schedule.time_at(log_snr).item()
+    # λ is rounded by ε max(|λ|, 1), the angle by ε; each moves t by that over its own speed. Ten roundings in all.
+    slope = abs(schedule.d_log_snr(t).item())
+    speed = max(float(schedule.a(t) * schedule.b(t)) * slope / 2, 1e-300)
+    bound = 10 * FLOAT64 * ((1 + min(abs(log_snr.item()), 800)) / slope + 1 / speed + schedule.T)
+    assert back == pytest.approx(t, rel=1e-14, abs=bound)
+    assert schedule.time_at(log_snr.item()).item() == back  # a Python float is not rounded to float32 on the way
+
+
+@pytest.mark.parametrize("schedule", DISCRETE, ids=repr)
+def test_the_step_at_a_log_snr_is_the_step(schedule):
+    t = torch.arange(1, schedule.T + 1)
+    assert torch.equal(schedule.time_at(schedule.log_snr(t)), t)
+    # Between two steps it is the one whose angle is nearer.
+    angle = 0.6 * schedule.angle[1:-1] + 0.4 * schedule.angle[2:]
+    assert torch.equal(schedule.time_at(-2 * angle.tan().log()), t[:-1])
+
+
+@pytest.mark.parametrize("schedule", [*DISCRETE, *REAL], ids=repr)
+def test_a_log_snr_beyond_the_end_is_at_the_end(schedule):
+    first = 1 if isinstance(schedule, Discrete) else 0
+    last = schedule.log_snr(schedule.T).item()
+    assert schedule.time_at(torch.tensor([math.inf, -math.inf])).tolist() == [first, schedule.T]
+    assert schedule.time_at(max(last, -700) - 5).item() == pytest.approx(schedule.T, rel=1e-15)
+    assert schedule.time_at(torch.zeros(2, 3)).shape == (2, 3)
+
+
+def test_a_log_snr_far_below_zero_keeps_its_digits():
+    """log(1 + e^−λ) is often taken to be −λ from −λ = 20 on, which is wrong in the ninth digit."""
+    schedule = VP(beta_max=80.0)
+    for log_snr in (-19.0, -21.0, -30.0):
+        integral = float(mpmath.log1p(mpmath.exp(-log_snr)))
+        t = schedule.time_at(log_snr).item()
+        assert 0.1 * t + 0.5 * (80 - 0.1) * t**2 == pytest.approx(integral, rel=1e-14)
+
+
+def test_vp_is_the_limit_of_linear_at_the_rate_of_one_over_T():
+    """Song et al. 2021b, appendix B: β_i = β(i/T)/T. The error falls tenfold for ten times the steps."""
+    vp, times, errors = VP(0.1, 20.0), torch.tensor([0.1, 0.3, 0.5]), []
+    for T in (1000, 10_000, 100_000):
+        schedule = schedules.linear(T, 0.1 / T, 20 / T)
+        error = schedule.log_snr((times * T).round().long()) - vp.log_snr(times.double().mul(10).round() / 10)
+        errors.append(error.abs())
+    for coarse, fine in pairwise(errors):
+        ratio = coarse / fine  # 10, up to the next order in 1/T, which is 20²/T of it at most
+        assert bool(((ratio - 10).abs() < 1).all())
+    assert errors[-1].max().item() < 2e-3
+
+
+def test_flow_is_a_straight_line():
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    flow = Flow()
+    assert torch.equal(flow.a(t) + flow.b(t), torch.ones_like(t))
+    assert torch.equal(flow.b(t), t)
+    torch.testing.assert_close(flow.log_snr(t[1:-1]), 2 * torch.log(1 / t[1:-1] - 1), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(flow.d_log_snr(t[1:-1]), -2 / (t[1:-1] * (1 - t[1:-1])), rtol=1e-14, atol=0)
+    assert flow.ends_in_noise
+    assert flow.prior_std == 1
+
+
+def test_edm_time_is_the_noise_level():
+    schedule = EDM(sigma_max=80, sigma_data=0.5)
+    t = torch.tensor([0.002, 0.5, 80.0], dtype=torch.float64)
+    assert torch.equal(schedule.sigma(t), t)
+    assert torch.equal(schedule.a(t), torch.ones_like(t))
+    torch.testing.assert_close(schedule.log_snr(t), -2 * t.log(), rtol=1e-15, atol=0)
+    torch.testing.assert_close(schedule.clock(t), t.log() / 4, rtol=1e-15, atol=0)
+    assert (schedule.T, schedule.sigma_data, schedule.ends_in_noise) == (80.0, 0.5, False)
+    assert schedule.prior_std == pytest.approx(math.sqrt(1 + 80**2), rel=1e-15)
+
+
+@pytest.mark.parametrize("t", [1e-12, 1e-5, 0.3, 1.0])
+def test_vp_to_the_last_digits(t):
+    """Song et al. 2021b, equation 33, in 40 digits: at small t √(1 − a²) in float64 would have none left."""
+    with mpmath.workdps(40):
+        log_a = -(mpmath.mpf(t) ** 2) * (mpmath.mpf(20.0) - mpmath.mpf(0.1)) / 4 - mpmath.mpf(t) * mpmath.mpf(0.1) / 2
+        a, b = float(mpmath.exp(log_a)), float(mpmath.sqrt(-mpmath.expm1(2 * log_a)))
+    assert VP().a(t).item() == pytest.approx(a, rel=1e-14)
+    assert VP().b(t).item() == pytest.approx(b, rel=1e-14)
+
+
+def test_vp_loses_signal_at_the_rate_beta():
+    t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
+    schedule = VP(0.3, 7.0)
+    torch.testing.assert_close(schedule.d_a(t), -0.5 * (0.3 + 6.7 * t) * schedule.a(t), rtol=1e-14, atol=0)
+    assert schedule.d_b(0).item() == math.inf
+    assert VP(2.0, 2.0).a(0.5).item() == pytest.approx(math.exp(-0.5), rel=1e-15)  # a constant β is allowed
+    assert VP(2.0, 2.0).time_at(VP(2.0, 2.0).log_snr(0.5)).item() == pytest.approx(0.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("shift", [0.25, 1.0, 2.0])
+def test_a_shift_moves_the_log_snr_of_the_cosine_as_a_whole(shift):
+    t = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
+    expected = -2 * torch.tan(0.5 * math.pi * t).log() + 2 * math.log(shift)  # Hoogeboom et al. 2023, section 2.1
+    torch.testing.assert_close(Cosine(shift).log_snr(t), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_cosine_of_real_time_ends_in_nothing_but_noise():
+    """cos(½π) in floating point is 6e-17, and 1 over that is no zero."""
+    for schedule in (Cosine(), Cosine(0.5)):
+        assert (schedule.a(1).item(), schedule.b(1).item(), schedule.log_snr(1).item()) == (0, 1, -math.inf)
+        assert schedule.ends_in_noise
+        assert schedule.sigma(1).item() == math.inf
+    assert not VP().ends_in_noise
+
+
+@pytest.mark.parametrize("schedule", [s for s in [*DISCRETE, *REAL] if not isinstance(s, Flow | EDM)], ids=repr)
+def test_variance_is_preserved_where_it_should_be(schedule):
+    t = torch.arange(51) if isinstance(schedule, Discrete) else between(schedule)
+    variance = schedule.a(t) ** 2 + schedule.b(t) ** 2
+    torch.testing.assert_close(variance, torch.ones_like(variance), rtol=0, atol=4 * FLOAT64)
+    assert schedule.prior_std == pytest.approx(1, abs=2 * FLOAT64)
+
+
+def test_a_python_float_is_the_same_time_as_a_float64_tensor():
+    """torch.as_tensor(0.1) is float32, and 0.1 is then another time."""
+    assert Flow().b(0.1).item() == 0.1
+    assert Flow().b(torch.tensor([0.1], dtype=torch.float64)).item() == 0.1
+    assert Flow().b(torch.tensor([0.1])).item() == torch.tensor(0.1).double().item()
+    assert Flow().b([0.1, 0.7]).tolist() == [0.1, 0.7]
+
+
+def test_what_a_network_is_told_of_the_time():
+    t = torch.tensor([0.25, 1.0], dtype=torch.float64)
+    assert Flow().clock(t).tolist() == VP().clock(t).tolist() == Cosine().clock(t).tolist() == [250, 1000]
+    assert schedules.linear(10).clock(torch.tensor([3, 10])).tolist() == [3, 10]
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(10), schedules.linear(10).continuous(), Flow()], ids=repr)
+def test_times_on_the_cpu_serve_a_batch_on_another_device(schedule):
+    """ "meta" refuses to mix with the CPU as a GPU does, and every machine has it."""
+    like = torch.empty(2, 3, 4, 4, device="meta", dtype=torch.bfloat16)
+    for value in (schedule.a, schedule.b, schedule.d_a, schedule.d_b, schedule.log_snr, schedule.sigma):
+        found = value(torch.tensor([1, 1]), like=like)
+        assert (found.device.type, found.dtype, found.shape) == ("meta", torch.bfloat16, (2, 1, 1, 1))
+        assert value(1, like=like).device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("schedule", [*DISCRETE, *REAL], ids=repr)
+def test_times_on_a_gpu_serve_it_as_on_the_cpu(schedule):
+    t = torch.tensor([1, 1, schedule.T]) if isinstance(schedule, Discrete) else between(schedule, 3)
+    like = torch.empty(3, 2, device="cuda")
+    for value in (schedule.a, schedule.b, schedule.d_a, schedule.d_b, schedule.log_snr, schedule.sigma):
+        assert torch.equal(value(t.cuda()).cpu(), value(t))
+        assert value(t.cuda()).is_cuda
+        assert torch.equal(value(t.cuda(), like=like).cpu(), value(t, like=like.cpu()))
+        assert torch.equal(value(t, like=like), value(t.cuda(), like=like))
+    log_snr = schedule.log_snr(t)
+    assert torch.equal(schedule.time_at(log_snr.cuda()).cpu(), schedule.time_at(log_snr))
+
+
+@pytest.mark.parametrize(
+    ("t", "got"), [(-0.1, "-0.1"), (1.5, "1.5"), (math.nan, "nan"), (torch.tensor([0.5, 1.01, 0.2]), "0.2 … 1.01")]
+)
+def test_a_real_time_outside_is_refused(t, got):
+    with pytest.raises(ValueError, match=rf"t must lie in \[0, 1\] \(0 is data, 1 is noise\), got {got}$"):
+        Flow().a(t)
+
+
+@pytest.mark.parametrize("t", [True, torch.tensor([True]), 1j])
+def test_a_real_time_that_is_no_number_is_refused(t):
+    with pytest.raises(ValueError, match=r"t must be a real number in \[0, 80\], got dtype torch\.(bool|complex64)"):
+        EDM().a(t)
+
+
+def test_the_data_are_refused_where_times_must_be_noisy():
+    assert Flow().check_time(0).item() == 0
+    with pytest.raises(ValueError, match=r"t must lie in \(0, 1\] \(0 is data, 1 is noise\), got 0 … 0.5"):
+        Flow().check_time(torch.tensor([0.5, 0.0]), noisy=True)
+    with pytest.raises(ValueError, match=r"t must lie in 1 … 10 \(0 is data, 10 is noise\), got 0$"):
+        schedules.linear(10).check_time(0, noisy=True)
+
+
+def test_no_times_are_no_error():
+    assert Flow().a(torch.empty(0)).shape == (0,)
+    assert schedules.linear(10).a(torch.empty(0, dtype=torch.long), like=torch.empty(0, 3)).shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EDM(sigma_max=0), "sigma_max and sigma_data must be positive, got 0 and 0.5"),
+        (lambda: EDM(sigma_data=-1), "sigma_max and sigma_data must be positive, got 80.0 and -1"),
+        (lambda: VP(0, 20), "expected 0 < beta_min ≤ beta_max, got 0 and 20"),
+        (lambda: VP(5, 1), "expected 0 < beta_min ≤ beta_max, got 5 and 1"),
+        (lambda: Cosine(0), "shift must be positive, got 0; below 1 there is more noise"),
+        (lambda: schedules.by_name("flow", 100), "'flow' is continuous and takes no T, got 100; leave T out"),
+        (lambda: schedules.by_name("vq"), "unknown schedule 'vq'; choose one of .*sigmoid, flow, edm, vp, continuous-"),
+    ],
+)
+def test_bad_schedules_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 1, 1), (4, 3, 1)])
+def test_times_with_more_dimensions_than_the_batch_are_refused(shape):
+    """[B, 1] times would spread a batch [B] to [B, B] in silence."""
+    with pytest.raises(ValueError, match=r"one for each of the 4 examples, got times of shape"):
+        Flow().a(torch.full(shape, 0.5), like=torch.zeros(4, 2))
+    assert Flow().a(torch.full((4, 1), 0.5), like=torch.zeros(4, 2, 8, 8)).shape == (4, 1, 1, 1)
+
+
+def test_every_name_makes_its_schedule():
+    for name in [*SCHEDULES, *CONTINUOUS]:
+        assert isinstance(schedules.by_name(name), Schedule)
+    assert schedules.by_name("linear").T == 1000
+    assert repr(schedules.by_name("flow")) == "Flow(T=1)"

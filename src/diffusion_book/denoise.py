@@ -56,7 +56,7 @@ def from_network(
     @torch.no_grad()
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
-        if xt.ndim > 1 and output.shape[1] == 2 * xt.shape[1]:
+        if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output = output.chunk(2, dim=1)[0]
         return to_x0(prediction, output, schedule, xt, t, x0_max)
 
@@ -80,10 +80,10 @@ def from_network_with_variance(
     @torch.no_grad()
     def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
-        if output.shape[1] != 2 * xt.shape[1]:
+        if output.shape != _twice_the_channels(xt):
             raise ValueError(
-                f"with a learned variance the network must return {2 * xt.shape[1]} channels, the prediction and v, "
-                f"got {output.shape[1]}"
+                f"with a learned variance the network must return the prediction and v, {_twice_the_channels(xt)}, "
+                f"got {tuple(output.shape)}"
             )
         output, v = output.chunk(2, dim=1)
         return WithVariance(to_x0(prediction, output, schedule, xt, t, x0_max), v)
@@ -98,6 +98,10 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
         return data.posterior_mean(xt, schedule.a(t, like=xt), schedule.b(t, like=xt))
 
     return denoiser
+
+
+def _twice_the_channels(xt: Tensor) -> tuple[int, ...]:
+    return (len(xt), 2 * xt.shape[1], *xt.shape[2:])
 
 
 def _known(prediction: str) -> None:

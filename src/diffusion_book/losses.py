@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book.process import (
+    Generators,
     Prediction,
     add_noise,
     coefficients,
@@ -26,7 +27,7 @@ from diffusion_book.process import (
     target,
     to_x0,
 )
-from diffusion_book.schedules import Discrete, Schedule
+from diffusion_book.schedules import Discrete, Schedule, expand
 
 Weight = Callable[[Schedule, Tensor], Tensor]
 
@@ -68,13 +69,19 @@ def simple_loss(
 def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
     """The factor, float64, that turns the squared error of a prediction into the weighted squared error in ε.
 
-    At a given x_t an error δ in ε is one of −(b/a) δ in x0, and so of (q − p b/a) δ in p x0 + q ε (chapter 4).
-    Where a = 0 an error in ε is no error in x0, however large: the factor is 0, but for ε and the score themselves.
+    At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (chapter 4).
+    Where a = 0 (zero terminal SNR) it is the limit for a → 0.
+
+    Raises:
+        ValueError: that limit is infinite, as it is on ε itself for `vdm` and `edm`.
     """
     p, q = coefficients(prediction, schedule, t)
-    a, b = schedule.a(t), schedule.b(t)
-    gain = torch.where(p == 0, q, q - p * b / a)
-    return weight(schedule, t) / gain**2
+    factor = weight(schedule, t).cpu() / (q - p * torch.exp(-0.5 * _log_snr(schedule, t).cpu())) ** 2
+    if bool(((schedule.a(t).cpu() == 0) & (factor > 1e30)).any()):
+        raise ValueError(
+            f"this weight is infinite on {prediction} where a(t) = 0 (zero terminal SNR); predict v instead"
+        )
+    return factor
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
@@ -83,26 +90,35 @@ def min_snr(gamma: float = 5.0) -> Weight:
     On v it comes to min(SNR, γ)/(SNR + 1); leaving out the + 1 is a known mistake.
     """
     _positive("gamma", gamma)
-    return lambda schedule, t: (gamma * torch.exp(-schedule.log_snr(t))).clamp(max=1)
+    return lambda schedule, t: (gamma * torch.exp(-_log_snr(schedule, t))).clamp(max=1)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, equation 8). Chapter 4."""
     _positive("k", k)
-    return lambda schedule, t: (k + torch.exp(schedule.log_snr(t))) ** -gamma
+    return lambda schedule, t: (k + torch.exp(_log_snr(schedule, t))) ** -gamma
 
 
 def vdm() -> Weight:
-    """−½ λ̇ T: over uniform times its mean is the diffusion part of −ELBO (Kingma et al. 2021, equation 18).
+    """−½ λ̇ T: over uniform times its mean is the diffusion part of −ELBO (Kingma et al. 2021, section 5). Chapter 4.
 
-    In nats, for continuous time, and for each dimension, since losses here are means over dimensions.
+    In nats, for continuous time, and for each dimension, since losses here are means over dimensions. At the data it
+    grows like 1/t: draw times from some t_min up, and leave what is below to a reconstruction term.
     """
-    return lambda schedule, t: -0.5 * schedule.T * schedule.d_log_snr(t)
+    return lambda schedule, t: (-0.5 * schedule.T * schedule.d_log_snr(t)).clamp(max=math.exp(-0.5 * LEAST_LOG_SNR))
 
 
 def edm() -> Weight:
     """(σ² + σ_d²)/(σ σ_d)² on the error in x0, which is 1 on that in F (Karras et al. 2022, table 1). Chapter 4."""
-    return lambda schedule, t: 1 + (schedule.sigma(t) / schedule.sigma_data) ** 2
+    return lambda schedule, t: 1 + torch.exp(-_log_snr(schedule, t)) / schedule.sigma_data**2
+
+
+LEAST_LOG_SNR = -200.0
+"""What stands for −∞, where a = 0: its exponential is lost beside any number, and divides to a finite one."""
+
+
+def _log_snr(schedule: Schedule, t: Tensor) -> Tensor:
+    return schedule.log_snr(t).clamp(min=LEAST_LOG_SNR)
 
 
 class VLB(NamedTuple):
@@ -129,14 +145,17 @@ def vlb(
     denoiser: Callable[[Tensor, Tensor], Tensor],
     schedule: Discrete,
     x0: Tensor,
-    generator: torch.Generator,
+    generator: Generators,
     levels: int | None = 256,
 ) -> VLB:
-    """All terms of the variational bound, with the posterior's variance and one draw of x_t for each t (chapter 3).
+    """All terms of the variational bound, with one draw of x_t for each t (chapter 3).
+
+    The model's steps have the posterior's variance; the last one, to the data, has b_1² (= β_1) around x̂0.
 
     Args:
         denoiser: (x_t, t) → x̂0.
         x0: [B, …] in [−1, 1] where there are levels.
+        generator: the source of the noise; or one for each example.
         levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
     """
     steps = []
@@ -162,13 +181,13 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
         return -log_p.flatten(1).sum(1)
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}; None for data without levels")
-    if float(x0.abs().max()) > 1 + 1e-6:
+    if bool((x0.abs() > 1 + 1e-6).any()):
         raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
     half = 1 / (levels - 1)
     # By symmetry the tail that is computed is the small one, so that no probability rounds to 1 − 1.
     offset = -(x0 - mean).abs()
     near, far = torch.special.log_ndtr((offset + half) / std), torch.special.log_ndtr((offset - half) / std)
-    inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-6)))
+    inside = near + torch.log(-torch.expm1((far - near).clamp(max=-torch.finfo(far.dtype).eps)))
     edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
     return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1)
 
@@ -192,25 +211,20 @@ def hybrid_loss(
     """
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, y=y, **conditions).to(x0)
-    if output.shape[:2] != (len(x0), 2 * x0.shape[1]):
-        raise ValueError(
-            f"for a learned variance the network must return [{len(x0)}, {2 * x0.shape[1]}, …], "
-            f"got {tuple(output.shape)}"
-        )
+    wanted = (len(x0), 2 * x0.shape[1], *x0.shape[2:])
+    if output.shape != wanted:
+        raise ValueError(f"for a learned variance the network must return {wanted}, got {tuple(output.shape)}")
     output, v = output.chunk(2, dim=1)
     simple = ((output - target(prediction, schedule, x0, eps, t)) ** 2).flatten(1).mean(1)
     with torch.no_grad():
         true = posterior(schedule, xt, x0, t)
         mean = posterior(schedule, xt, to_x0(prediction, output, schedule, xt, t), t).mean
     std = learned_std(schedule, v, t)
-    ratio = torch.where(_column(t > 1, x0), true.std, std) / std  # at t = 1 the posterior is a point: see below
+    noisy = (t > 1).to(x0.device)
+    ratio = torch.where(expand(noisy, x0) > 0, true.std, std) / std  # at t = 1 the posterior is a point: see below
     kl = 0.5 * (ratio**2 - 1 - 2 * ratio.log() + ((true.mean - mean) / std) ** 2).flatten(1).sum(1)
-    bound = torch.where(t > 1, kl, reconstruction(x0, mean, std, levels))
+    bound = torch.where(noisy, kl, reconstruction(x0, mean, std, levels))
     return simple + vlb_weight * schedule.T * bound / x0[0].numel()
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -240,7 +254,7 @@ def draw_sigma_times(
     """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1)."""
     _positive("std", std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
-    return schedule.time_at(-2 * (mean + std * z)).to(z.device)
+    return schedule.time_at(-2 * (mean + std * z))
 
 
 def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
@@ -250,7 +264,7 @@ def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     """
     if losses.shape != t.shape:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
-    part = (t.double() / T * bins).ceil().long().clamp(1, bins) - 1
+    part = (t.to(losses.device).double() * bins / T).ceil().long().clamp(1, bins) - 1
     total = torch.zeros(bins, dtype=torch.float64, device=losses.device).index_add_(0, part, losses.detach().double())
     return total / torch.bincount(part, minlength=bins)
 

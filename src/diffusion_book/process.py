@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from diffusion_book.schedules import Discrete, Schedule, Time, expand
+from diffusion_book.schedules import Discrete, Schedule, Time, check_floating, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -33,14 +33,15 @@ def forward_step(schedule: Discrete, x_prev: Tensor, t: Time) -> Gaussian:
     Raises:
         ValueError: t is outside 1 … T.
     """
-    t = _noisy_time(schedule, t)
-    alpha, beta = schedule.alpha.to(t.device)[t], schedule.beta.to(t.device)[t]
+    t = schedule.check_time(t, noisy=True)
+    alpha, beta = schedule.alpha[t], schedule.beta[t]
     return Gaussian(expand(alpha.sqrt(), x_prev) * x_prev, expand(beta.sqrt(), x_prev))
 
 
 def marginal(schedule: Schedule, x0: Tensor, t: Time) -> Gaussian:
     """q(x_t | x_0) = N(a_t x0, b_t²) (Ho et al. 2020, equation 4). Chapter 2."""
-    return Gaussian(schedule.a(t, like=x0) * x0, schedule.b(t, like=x0))
+    t = schedule.check_time(t)
+    return Gaussian(expand(schedule._a(t), x0) * x0, expand(schedule._b(t), x0))
 
 
 def add_noise(schedule: Schedule, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Time, s: Time | Non
     Args:
         xt, x0: [B, …] batches of one shape.
         t: the noisier time, up to T.
-        s: the cleaner time; t − 1 where it is not given.
+        s: the cleaner time; t − 1 where it is not given, which a continuous schedule does not have.
     """
     c_0, c_t, std = posterior_coefficients(schedule, t, s)
     return Gaussian(expand(c_0, xt) * x0 + expand(c_t, xt) * xt, expand(std, xt))
@@ -79,48 +80,66 @@ class PosteriorCoefficients(NamedTuple):
 def posterior_coefficients(schedule: Schedule, t: Time, s: Time | None = None) -> PosteriorCoefficients:
     """c_0 = a_s β_{t|s} / b_t², c_t = a_{t|s} b_s² / b_t² and std = b_s √β_{t|s} / b_t (chapter 3).
 
-    Here a_{t|s} = a_t / a_s and β_{t|s} = b_t² − a_{t|s}² b_s²: the step from s to t.
+    Here a_{t|s} = a_t / a_s and β_{t|s} = b_t² − a_{t|s}² b_s²: the step from s to t. On the CPU.
     """
-    t = _noisy_time(schedule, t)
-    s = t - 1 if s is None else schedule.check_time(s)
-    if not bool((s < t).all()):
-        raise ValueError(f"the posterior goes from t back to s < t, got s = {s.tolist()} and t = {t.tolist()}")
-    a_ts, std_ts = step_coefficients(schedule, t, s)
-    b_t, a_s, b_s = schedule.b(t), schedule.a(s), schedule.b(s)
-    return PosteriorCoefficients(a_s * std_ts**2 / b_t**2, a_ts * b_s**2 / b_t**2, b_s * std_ts / b_t)
+    return _posterior_coefficients(schedule, *_step_times(schedule, t, s))
 
 
 def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Tensor]:
-    """a_{t|s} and √β_{t|s} of the forward jump x_t = a_{t|s} x_s + √β_{t|s} ε from s to t, in float64 (chapter 2)."""
-    a_ts = schedule.a(t) / schedule.a(s)  # a_s > 0 because s < t
-    return a_ts, (schedule.b(t) ** 2 - (a_ts * schedule.b(s)) ** 2).clamp(min=0).sqrt()
+    """a_{t|s} and √β_{t|s} of the forward jump x_t = a_{t|s} x_s + √β_{t|s} ε from s to t > s (chapter 2).
+
+    In float64, on the CPU.
+    """
+    return _step_coefficients(schedule, *_step_times(schedule, t, s))
 
 
 def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:
     """The standard deviation of a reverse step whose network outputs v in [−1, 1] (Nichol and Dhariwal 2021, eq. 15).
 
     The logarithm goes from that of the posterior's std ("small", v = −1) to that of √β_{t|s} ("large", v = 1).
-    At s = 0 the small one is 0 and its logarithm has no bottom: there the small one is that of the step before,
-    for a discrete schedule, and the large one for a continuous one.
+    At s = 0 the small one is 0 and its logarithm has no bottom: there it is that of the step from 2 to 1 for a
+    discrete schedule, as in their code, and the large one for a continuous schedule. Chapter 4.
 
     Args:
         v: [B, …] what the second half of the network's channels say.
+
+    Returns:
+        [B, …] of v's dtype, positive.
     """
-    t = _noisy_time(schedule, t)
-    s = t - 1 if s is None else schedule.check_time(s)
-    large = step_coefficients(schedule, t, s)[1]
-    small = posterior_coefficients(schedule, t, s).std
-    if isinstance(schedule, Discrete):
-        at_two = posterior_coefficients(schedule, 2, 1).std.to(small)
-        small = torch.where(s == 0, torch.minimum(at_two, large), small)
-    else:
-        small = torch.where(s == 0, large, small)
+    t, s = _step_times(schedule, t, s)
+    large = _step_coefficients(schedule, t, s)[1]
+    small = _posterior_coefficients(schedule, t, s).std
+    at_data = posterior_coefficients(schedule, 2, 1).std if isinstance(schedule, Discrete) else large
+    small = torch.where(s == 0, at_data, small)
     share = 0.5 * (v + 1)
     return torch.exp(share * expand(large.log(), v) + (1 - share) * expand(small.log(), v))
 
 
+def _step_times(schedule: Schedule, t: Time, s: Time | None) -> tuple[Tensor, Tensor]:
+    """Both times of a step, checked: s < t."""
+    t = schedule.check_time(t, noisy=True)
+    if s is None and not isinstance(schedule, Discrete):
+        raise ValueError("a continuous schedule has no step before t: say which time s to go back to")
+    s = t - 1 if s is None else schedule.check_time(s)
+    if not bool((s < t).all()):
+        raise ValueError(f"a step goes between t and an s < t, got s = {s.tolist()} and t = {t.tolist()}")
+    return t, s
+
+
+def _step_coefficients(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    a_ts = schedule._a(t) / schedule._a(s)  # a_s > 0 because s < t
+    return a_ts, (schedule._b(t) ** 2 - (a_ts * schedule._b(s)) ** 2).clamp(min=0).sqrt()
+
+
+def _posterior_coefficients(schedule: Schedule, t: Tensor, s: Tensor) -> PosteriorCoefficients:
+    a_ts, std_ts = _step_coefficients(schedule, t, s)
+    b_t, a_s, b_s = schedule._b(t), schedule._a(s), schedule._b(s)
+    return PosteriorCoefficients(a_s * (std_ts / b_t) ** 2, a_ts * (b_s / b_t) ** 2, b_s * (std_ts / b_t))
+
+
 def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
     """L_T = KL(q(x_T | x_0) ‖ N(0, prior_std²)) in nats, [B], summed over dimensions (chapters 2 and 3)."""
+    check_floating(x0)
     mean, std = marginal(schedule, x0.double(), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
     mean, std = mean / schedule.prior_std, std / schedule.prior_std
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
@@ -132,8 +151,8 @@ def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Ten
     It is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) where p has the posterior's variance and x̂0 in the place of x0.
     At t = 1 the weight is infinite: that term is the reconstruction L_0, so t must lie in 2 … T.
     """
-    t = _noisy_time(schedule, t)
-    if int(t.min()) < 2:
+    t = schedule.check_time(t, noisy=True)
+    if bool((t < 2).any()):
         raise ValueError("L_{t−1} is a KL for t in 2 … T, got t = 1; the term there is the reconstruction L_0")
     snr_gap = schedule.log_snr(t - 1).exp() - schedule.log_snr(t).exp()
     error = ((x0 - x0_hat) ** 2).flatten(1).sum(1)
@@ -141,7 +160,7 @@ def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Ten
 
 
 def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
-    """The p and q with which a prediction is p x0 + q ε, in float64: the one table of this library (chapters 3, 4, 15).
+    """The p and q with which a prediction is p x0 + q ε: the one table of this library (chapters 3, 4 and 15).
 
     | prediction | p | q | source |
     |---|---|---|---|
@@ -152,23 +171,28 @@ def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[T
     | "u" = dx_t/dt | ȧ | ḃ | Lipman et al. 2023; Liu et al. 2023 |
     | "F", between x0 and ε | σ/(σ_d r) | −σ_d/r | Karras et al. 2022, equation 7 |
 
-    with σ = b/a, σ_d = `schedule.sigma_data` and r = √(σ² + σ_d²). At σ_d = 1 and a² + b² = 1, F is −v.
+    with σ = b/a, σ_d = `schedule.sigma_data` and r = √(σ² + σ_d²). At σ_d = 1 and a² + b² = 1, F is −v. They are
+    float64, on the CPU, of t's shape; t is noisy, above 0.
     """
-    t = _noisy_time(schedule, t)
+    t = schedule.check_time(t, noisy=True)
+    return _coefficients(prediction, schedule, t, schedule._a(t), schedule._b(t))
+
+
+def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     match prediction:
         case "eps":
-            return torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)
+            return torch.zeros_like(b), torch.ones_like(b)
         case "x0":
-            return torch.ones_like(t, dtype=torch.float64), torch.zeros_like(t, dtype=torch.float64)
+            return torch.ones_like(b), torch.zeros_like(b)
         case "v":
-            return -schedule.b(t), schedule.a(t)
+            return -b, a
         case "score":
-            return torch.zeros_like(t, dtype=torch.float64), -1 / schedule.b(t)
+            return torch.zeros_like(b), -1 / b
         case "u":
-            return schedule.d_a(t), schedule.d_b(t)
+            return schedule._d_a(t), schedule._d_b(t)
         case "F":
-            a, b, sigma_data = schedule.a(t), schedule.b(t), schedule.sigma_data
-            r = (b**2 + (a * sigma_data) ** 2).sqrt()  # a times the r above, so that a = 0 divides nothing
+            sigma_data = schedule.sigma_data
+            r = torch.hypot(b, a * sigma_data)  # a times the r above, so that a = 0 divides nothing
             return b / (sigma_data * r), -a * sigma_data / r
         case _:
             raise _unknown(prediction)
@@ -203,9 +227,10 @@ def to_x0(
     """
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
-    p, q = coefficients(prediction, schedule, t)
-    a, b = schedule.a(t), schedule.b(t)
-    if prediction in ("eps", "score") and schedule.ends_in_noise and bool((a == 0).any()):
+    t = schedule.check_time(t, noisy=True)
+    a, b = schedule._a(t), schedule._b(t)
+    p, q = _coefficients(prediction, schedule, t, a, b)
+    if prediction in ("eps", "score") and bool((a == 0).any()):
         raise ValueError(
             f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0 instead"
         )
@@ -219,8 +244,11 @@ def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, 
 
     With ε = (x_t − a x0)/b it is p x0 + q ε = (p − q a/b) x0 + (q/b) x_t.
     """
-    p, q = coefficients(prediction, schedule, t)
-    a, b = schedule.a(t), schedule.b(t)
+    if x0.shape != xt.shape:
+        raise ValueError(f"x0 must have the shape of x_t, {tuple(xt.shape)}, got {tuple(x0.shape)}")
+    t = schedule.check_time(t, noisy=True)
+    a, b = schedule._a(t), schedule._b(t)
+    p, q = _coefficients(prediction, schedule, t, a, b)
     return expand(p - q * a / b, xt) * x0 + expand(q / b, xt) * xt
 
 
@@ -234,25 +262,17 @@ def run_network(
 ) -> Tensor:
     """Ask a network, in training and in sampling alike: network(x_t, t, …) with the time as it knows it.
 
-    The time is `schedule.clock(t)`. For "F" the input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²)
-    (Karras et al. 2022, table 1). Conditions that are not None are passed by name: y, context, ….
+    The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
+    input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
+    are not None are passed by name: y, context, ….
     """
     given = {name: value for name, value in conditions.items() if value is not None}
     t = schedule.check_time(t)
     if prediction == "F":
-        c_in = 1 / ((schedule.a(t) * schedule.sigma_data) ** 2 + schedule.b(t) ** 2).sqrt()
-        xt = expand(c_in, xt) * xt
-    return network(xt, schedule.clock(t), **given)
-
-
-def _noisy_time(schedule: Schedule, t: Time) -> Tensor:
-    t = schedule.check_time(t)
-    if t.numel() and not bool((t > 0).all()):
-        first = 1 if isinstance(schedule, Discrete) else "above 0"
-        raise ValueError(
-            f"t must lie in {first} … {schedule.T}, got {t.min().item()}: at t = 0 there is no noise to speak of"
-        )
-    return t
+        xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
+    clock = schedule.clock(t)
+    real = torch.promote_types(xt.dtype, torch.float32)
+    return network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
 
 
 def _unknown(prediction: str) -> ValueError:

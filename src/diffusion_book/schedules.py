@@ -17,9 +17,12 @@ Time = Tensor | int | float
 class Schedule(ABC):
     """How much signal a(t) and how much noise b(t): x_t = a(t) x0 + b(t) ε for t from 0 (data) to T (noise).
 
-    Numbers are computed in float64. Each method takes a time, or a tensor of times, and optionally `like`: a batch
-    [B, …] whose dtype, device and number of dimensions the answer takes, so that it multiplies the batch. Without
-    it the answer is float64 and has the shape of t. A time outside 0 … T is a ValueError.
+    Each method takes a time, or a tensor of times, and optionally `like`: a batch [B, …] whose dtype, device and number
+    of dimensions the answer takes, so that it multiplies the batch. Without it the answer is float64, shaped like t and
+    where t is. A time outside 0 … T is a ValueError.
+
+    Numbers are computed in float64 on the CPU, whatever the device: `check_time` brings the times there. A subclass
+    gives `_a`, `_b` and their derivatives at times so checked; `process` calls these too, to check a time only once.
 
     Attributes:
         T: the last time; nothing but noise is left there, or next to nothing else.
@@ -31,39 +34,43 @@ class Schedule(ABC):
 
     def a(self, t: Time, like: Tensor | None = None) -> Tensor:
         """Signal coefficient; 1 at the data."""
-        return _give(self._a(self.check_time(t)), like)
+        return _give(self._a(self.check_time(t)), t, like)
 
     def b(self, t: Time, like: Tensor | None = None) -> Tensor:
         """Noise coefficient; 0 at the data."""
-        return _give(self._b(self.check_time(t)), like)
+        return _give(self._b(self.check_time(t)), t, like)
 
     def d_a(self, t: Time, like: Tensor | None = None) -> Tensor:
         """ȧ = da/dt."""
-        return _give(self._d_a(self.check_time(t)), like)
+        return _give(self._d_a(self.check_time(t)), t, like)
 
     def d_b(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """ḃ = db/dt; where noise comes in like √t it is infinite at t = 0."""
-        return _give(self._d_b(self.check_time(t)), like)
+        """ḃ = db/dt; for `VP`, where noise comes in like √t, it is infinite at t = 0."""
+        return _give(self._d_b(self.check_time(t)), t, like)
 
     def log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """λ_t = log(a² / b²): +∞ at the data, falling with t (Kingma et al. 2021, equation 3)."""
-        t = self.check_time(t)
-        return _give(2 * (self._a(t).log() - self._b(t).log()), like)
+        """λ_t = log(a² / b²): +∞ at the data, falling with t, −∞ where a = 0 (Kingma et al. 2021, section 3.1)."""
+        at = self.check_time(t)
+        return _give(2 * (self._a(at).log() - self._b(at).log()), t, like)
 
     def d_log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """dλ/dt = 2 (ȧ/a − ḃ/b), never positive."""
-        t = self.check_time(t)
-        return _give(2 * (self._d_a(t) / self._a(t) - self._d_b(t) / self._b(t)), like)
+        """dλ/dt = 2 (ȧ/a − ḃ/b), never positive; −∞ at the data and where a = 0."""
+        at = self.check_time(t)
+        return _give(2 * (self._d_a(at) / self._a(at) - self._d_b(at) / self._b(at)), t, like)
 
     def sigma(self, t: Time, like: Tensor | None = None) -> Tensor:
         """σ_t = b / a, the noise level after the signal is scaled back to size one (Karras et al. 2022)."""
-        t = self.check_time(t)
-        return _give(self._b(t) / self._a(t), like)
+        at = self.check_time(t)
+        return _give(self._b(at) / self._a(at), t, like)
+
+    def time_at(self, log_snr: Tensor | float) -> Tensor:
+        """The time with this log-SNR, the inverse of `log_snr`; the nearest time where the schedule has none."""
+        return _give(self._time_at(_as_tensor(log_snr).cpu().double()), log_snr, None)
 
     @property
     def prior_std(self) -> float:
-        """√(a_T² + b_T²), the standard deviation of x_T for data of variance one: 1, but σ_max for EDM."""
-        return float((self.a(self.T) ** 2 + self.b(self.T) ** 2).sqrt())
+        """√(a_T² + b_T²), the standard deviation of x_T for data of variance one: 1, or √(1 + σ_max²) for EDM."""
+        return math.hypot(float(self.a(self.T)), float(self.b(self.T)))
 
     @property
     def ends_in_noise(self) -> bool:
@@ -75,12 +82,21 @@ class Schedule(ABC):
         return t
 
     @abstractmethod
-    def check_time(self, t: Time) -> Tensor:
-        """Return t as a tensor of this schedule's kind of time, or say what is wrong with it."""
+    def check_time(self, t: Time, noisy: bool = False) -> Tensor:
+        """Return t on the CPU in this schedule's kind of number, or say what is wrong; `noisy` leaves out t = 0."""
+
+    def _check_range(self, t: Tensor, noisy: bool, times: str) -> None:
+        if not t.numel():
+            return
+        low, high = (float(value) for value in t.aminmax())
+        if not (low >= 0 and high <= self.T) or (noisy and low == 0):
+            raise ValueError(
+                f"t must lie in {times} (0 is data, {self.T:.6g} is noise), got "
+                + (f"{low:.6g} … {high:.6g}" if t.numel() > 1 else f"{low:.6g}")
+            )
 
     @abstractmethod
-    def time_at(self, log_snr: Tensor) -> Tensor:
-        """The time with this log-SNR, the nearest there is; the inverse of `log_snr`."""
+    def _time_at(self, log_snr: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _a(self, t: Tensor) -> Tensor: ...
@@ -134,7 +150,7 @@ class Discrete(Schedule):
         log_alpha_bar = torch.log1p(-self.beta).cumsum(0)
         self.alpha_bar = log_alpha_bar.exp()
         self._a_table = (0.5 * log_alpha_bar).exp()
-        self._b_table = (-torch.expm1(log_alpha_bar)).sqrt()
+        self._b_table = torch.expm1(log_alpha_bar).abs().sqrt()  # 1 − ᾱ; a minus sign would make the b_0 = 0 a −0
         self.angle = torch.atan2(self._b_table, self._a_table)
 
     def __repr__(self) -> str:
@@ -144,27 +160,25 @@ class Discrete(Schedule):
         """The same schedule for every real t in [0, T]: equal at the integers, the angle linear between them."""
         return _Interpolated(self)
 
-    def check_time(self, t: Time) -> Tensor:
-        """Return t as an int64 tensor; a ValueError where it is not an integer in 0 … T."""
+    def check_time(self, t: Time, noisy: bool = False) -> Tensor:
+        """Return t as an int64 tensor on the CPU; a ValueError where it is not an integer in 0 … T (or 1 … T)."""
         t = torch.as_tensor(t)
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
-            raise ValueError(f"t must be an integer in 0 … {self.T}, got dtype {t.dtype}; use t.long()")
-        if t.numel() and not (int(t.min()) >= 0 and int(t.max()) <= self.T):
-            raise ValueError(
-                f"t must lie in 0 … {self.T} (0 is data, {self.T} is noise), got {int(t.min())} … {int(t.max())}"
-            )
-        return t.long()  # indexing would take bytes for a mask
+            raise ValueError(f"t must be an integer in {int(noisy)} … {self.T}, got dtype {t.dtype}; use t.long()")
+        t = t.cpu().long()  # indexing would take bytes for a mask
+        self._check_range(t, noisy, f"{int(noisy)} … {self.T}")
+        return t
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def _time_at(self, log_snr: Tensor) -> Tensor:
         """The integer in 1 … T whose angle is nearest to that of this log-SNR."""
         times = torch.bucketize(_angle(log_snr), 0.5 * (self.angle[1:] + self.angle[:-1]))
         return times.clamp(1, self.T)
 
     def _a(self, t: Tensor) -> Tensor:
-        return self._a_table.to(t.device)[t]
+        return self._a_table[t]
 
     def _b(self, t: Tensor) -> Tensor:
-        return self._b_table.to(t.device)[t]
+        return self._b_table[t]
 
     def _d_a(self, t: Tensor) -> Tensor:
         return -self._b(t) * self._d_angle(t)
@@ -173,8 +187,7 @@ class Discrete(Schedule):
         return self._a(t) * self._d_angle(t)
 
     def _d_angle(self, t: Tensor) -> Tensor:
-        step = self.angle.diff()  # entry t − 1 is the step to t; at the data the first step stands in
-        return step.to(t.device)[(t - 1).clamp(min=0)]
+        return self.angle.diff()[(t - 1).clamp(min=0)]  # entry t − 1 is the step to t; at the data the first stands in
 
 
 class Continuous(Schedule):
@@ -185,17 +198,14 @@ class Continuous(Schedule):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(T={self.T:g})"
 
-    def check_time(self, t: Time) -> Tensor:
-        """Return t as a float64 tensor; a ValueError where it is outside [0, T]."""
-        t = torch.as_tensor(t)
+    def check_time(self, t: Time, noisy: bool = False) -> Tensor:
+        """Return t as a float64 tensor on the CPU; a ValueError where it is outside [0, T] (or (0, T])."""
+        t = _as_tensor(t)
+        times = f"{'(' if noisy else '['}0, {self.T:.6g}]"
         if t.is_complex() or t.dtype == torch.bool:
-            raise ValueError(f"t must be a real number in [0, {self.T:g}], got dtype {t.dtype}")
-        t = t.double()
-        if t.numel() and not (float(t.min()) >= 0 and float(t.max()) <= self.T):
-            raise ValueError(
-                f"t must lie in [0, {self.T:g}] (0 is data, {self.T:g} is noise), "
-                f"got {float(t.min()):.6g} … {float(t.max()):.6g}"
-            )
+            raise ValueError(f"t must be a real number in {times}, got dtype {t.dtype}")
+        t = t.cpu().double()
+        self._check_range(t, noisy, times)
         return t
 
     def clock(self, t: Tensor) -> Tensor:
@@ -214,7 +224,7 @@ class _Interpolated(Continuous):
     def clock(self, t: Tensor) -> Tensor:
         return t
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def _time_at(self, log_snr: Tensor) -> Tensor:
         knots, angle = self.discrete.angle, _angle(log_snr)
         step = torch.searchsorted(knots, angle).clamp(1, self.discrete.T)
         part = (angle - knots[step - 1]) / (knots[step] - knots[step - 1])
@@ -234,7 +244,7 @@ class _Interpolated(Continuous):
         return self._a(t) * self.discrete._d_angle(t.ceil().long())
 
     def _angle_at(self, t: Tensor) -> Tensor:
-        angle = self.discrete.angle.to(t.device)
+        angle = self.discrete.angle
         step = t.ceil().long().clamp(min=1)
         return torch.lerp(angle[step - 1], angle[step], t - (step - 1))
 
@@ -245,8 +255,8 @@ class Flow(Continuous):
     The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
     """
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64))
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-0.5 * log_snr)
 
     def _a(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -278,8 +288,8 @@ class EDM(Continuous):
         """¼ ln σ (their table 1)."""
         return 0.25 * t.log()
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
-        return torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)).clamp(max=self.T)
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-0.5 * log_snr).clamp(max=self.T)
 
     def _a(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -309,12 +319,11 @@ class VP(Continuous):
         """β(t), the rate at which signal is lost."""
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
-        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
-        integral = torch.nn.functional.softplus(-log_snr)  # ∫β = −log a² = log(1 + e^−λ)
-        slope = self.beta_max - self.beta_min
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        # ∫β = −log a² = log(1 + e^−λ), and no more of it than there is at T: below λ_T that is the nearest time.
+        integral = -torch.nn.functional.logsigmoid(log_snr).clamp(min=-0.5 * (self.beta_min + self.beta_max))
         # The positive root of ½ slope t² + β_min t = ∫β, in the form that does not cancel.
-        root = (self.beta_min**2 + 2 * slope * integral).sqrt()
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return (2 * integral / (self.beta_min + root)).clamp(max=self.T)
 
     def _log_a(self, t: Tensor) -> Tensor:
@@ -346,8 +355,7 @@ class Cosine(Continuous):
         self.shift = shift
 
     # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
-    def time_at(self, log_snr: Tensor) -> Tensor:
-        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+    def _time_at(self, log_snr: Tensor) -> Tensor:
         return _angle(log_snr - 2 * math.log(self.shift)) / (0.5 * math.pi)
 
     def _r(self, t: Tensor) -> Tensor:
@@ -379,21 +387,39 @@ def _cos(t: Tensor) -> Tensor:
 
 def _angle(log_snr: Tensor) -> Tensor:
     """φ = arctan(b/a) = arctan(e^{−λ/2}) in [0, π/2]."""
-    return torch.atan(torch.exp(-0.5 * torch.as_tensor(log_snr, dtype=torch.float64)))
+    return torch.atan(torch.exp(-0.5 * log_snr))
 
 
-def _give(values: Tensor, like: Tensor | None) -> Tensor:
-    return values if like is None else expand(values, like)
+def _as_tensor(t: Time) -> Tensor:
+    """t as a tensor; a Python float would become float32, and 0.1 another time than the 0.1 of a float64 tensor."""
+    tensor = torch.as_tensor(t)
+    return (
+        tensor if isinstance(t, Tensor) or not tensor.is_floating_point() else torch.as_tensor(t, dtype=torch.float64)
+    )
+
+
+def _give(values: Tensor, t: Time, like: Tensor | None) -> Tensor:
+    if like is not None:
+        return expand(values, like)
+    return values.to(t.device) if isinstance(t, Tensor) else values
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Give one number, or one per example [B], the dtype, device and dimensions [B, 1, …] to multiply `like`."""
-    if not like.is_floating_point():
-        raise ValueError(f"a batch must be floating point, got {like.dtype}; scale images to [−1, 1] first")
-    if values.ndim and values.shape[0] not in (1, len(like)):
-        raise ValueError(f"give one time, or one for each of the {len(like)} examples, got {values.shape[0]} times")
+    check_floating(like)
+    if values.ndim > like.ndim or any(n not in (1, m) for n, m in zip(values.shape, like.shape)):
+        raise ValueError(
+            f"give one time, or one for each of the {len(like) if like.ndim else 1} examples, got "
+            + (f"{values.shape[0]} times" if values.ndim == 1 else f"times of shape {tuple(values.shape)}")
+        )
     values = values.to(like.device, like.dtype)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
+
+
+def check_floating(x: Tensor) -> None:
+    """A ValueError for a batch of integers: coefficients between 0 and 1 would round to 0 in its dtype."""
+    if not x.is_floating_point():
+        raise ValueError(f"a batch must be floating point, got {x.dtype}; scale images to [−1, 1] first")
 
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:
