@@ -12,9 +12,29 @@ from torch.distributions import Normal, kl_divergence
 
 from diffusion_book import process, schedules
 from diffusion_book.process import PREDICTIONS
-from diffusion_book.schedules import SCHEDULES, Discrete
+from diffusion_book.schedules import EDM, SCHEDULES, VP, Cosine, Discrete, Flow, Schedule
 
+FLOAT32 = torch.finfo(torch.float32).eps
+FLOAT64 = torch.finfo(torch.float64).eps
 ZERO_SNR = schedules.zero_terminal_snr(schedules.linear(100))
+ALL = [
+    *(make(50) for make in SCHEDULES.values()),
+    ZERO_SNR,
+    schedules.linear(50).continuous(),
+    ZERO_SNR.continuous(),
+    Flow(),
+    EDM(),
+    VP(),
+    Cosine(),
+    Cosine(0.5),
+]
+
+
+def times_of(schedule: Schedule, n: int = 9, last: float = 0.99) -> torch.Tensor:
+    """Noisy times from near the data to near the end."""
+    if isinstance(schedule, Discrete):
+        return torch.linspace(1, schedule.T - 1, n).long()
+    return schedule.T * torch.linspace(0.003, last, n, dtype=torch.float64)
 
 
 def normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -114,7 +134,7 @@ def test_posterior_never_has_more_noise_than_either_of_its_sources(beta, data):
 @pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 6), (torch.tensor([5, 9]), torch.tensor([4, 9]))])
 def test_a_posterior_that_goes_forward_is_refused(t, s):
     x = torch.zeros(2, 1)
-    with pytest.raises(ValueError, match="from t back to s < t, got s = "):
+    with pytest.raises(ValueError, match="a step goes between t and an s < t, got s = "):
         process.posterior(schedules.linear(10), x, x, t, s)
 
 
@@ -255,7 +275,7 @@ def test_zero_terminal_snr_keeps_v_and_x0_alive(generator):
     x0, eps = normal(generator, 2, 3), normal(generator, 2, 3)
     xt = process.add_noise(ZERO_SNR, x0, ZERO_SNR.T, eps)
     assert torch.equal(xt, eps)
-    for prediction in ("v", "x0"):
+    for prediction in ("v", "x0", "u", "F"):
         output = process.target(prediction, ZERO_SNR, x0, eps, ZERO_SNR.T)
         torch.testing.assert_close(process.to_x0(prediction, output, ZERO_SNR, xt, ZERO_SNR.T), x0)
 
@@ -270,7 +290,7 @@ def test_zero_terminal_snr_keeps_v_and_x0_alive(generator):
     ids=["to_x0", "from_x0", "target"],
 )
 def test_an_unknown_prediction_is_refused_with_the_list_of_known_ones(call):
-    with pytest.raises(ValueError, match="unknown prediction 'epsilon'; choose one of eps, x0, v, score"):
+    with pytest.raises(ValueError, match=r"unknown prediction 'epsilon'; choose one of eps, x0, v, score, u, F$"):
         call("epsilon", schedules.linear(10), torch.zeros(1, 1))
 
 
@@ -286,7 +306,7 @@ def test_an_unknown_prediction_is_refused_with_the_list_of_known_ones(call):
     ids=["forward_step", "posterior", "posterior_kl", "from_x0", "target"],
 )
 def test_time_zero_is_refused_where_there_must_be_noise(call):
-    with pytest.raises(ValueError, match=r"t must lie in 1 … 10, got 0"):
+    with pytest.raises(ValueError, match=r"t must lie in 1 … 10 \(0 is data, 10 is noise\), got 0"):
         call(schedules.linear(10), torch.zeros(1, 1))
 
 
@@ -320,3 +340,329 @@ def test_noise_is_the_generators_and_like_x(dtype, generator):
 def test_a_gaussian_samples_by_reparameterisation():
     mean, std = torch.tensor([[1.0, 2.0]]), torch.tensor(3.0)
     assert process.Gaussian(mean, std).sample(torch.tensor([[0.0, -1.0]])).tolist() == [[1.0, -1.0]]
+
+
+@given(schedule=st.sampled_from(ALL), data=st.data())
+def test_posterior_is_the_conditional_of_a_joint_gaussian(schedule, data):
+    """Given x_0, (x_s, x_t) is Gaussian with variances b_s², b_t² and covariance a_{t|s} b_s²: condition on x_t."""
+    if isinstance(schedule, Discrete):
+        t = data.draw(st.integers(2, schedule.T))
+        s = data.draw(st.integers(1, t - 1))
+    else:
+        t = schedule.T * data.draw(st.floats(0.01, 1))
+        s = t * data.draw(st.floats(0.001, 0.99))
+    a_t, b_t, a_s, b_s = (float(value) for value in (schedule.a(t), schedule.b(t), schedule.a(s), schedule.b(s)))
+    covariance = a_t / a_s * b_s**2
+    c_0, c_t, std = (float(value) for value in process.posterior_coefficients(schedule, t, s))
+    assert c_t == pytest.approx(covariance / b_t**2, rel=1e-12, abs=1e-300)
+    # The rest are differences of numbers up to b_s² and a_s; with 1 % between s and t they lose two digits at least.
+    assert std**2 == pytest.approx(b_s**2 - covariance**2 / b_t**2, abs=20 * FLOAT64 * b_s**2)
+    assert c_0 == pytest.approx(a_s - covariance / b_t**2 * a_t, abs=20 * FLOAT64)
+
+
+@pytest.mark.parametrize("schedule", [s for s in ALL if not isinstance(s, Discrete)], ids=repr)
+def test_two_steps_make_one(schedule):
+    r, s, t = (schedule.T * part for part in (0.1, 0.4, 0.9))
+    (a_sr, std_sr), (a_ts, std_ts) = (
+        process.step_coefficients(schedule, s, r),
+        process.step_coefficients(schedule, t, s),
+    )
+    a_tr, std_tr = process.step_coefficients(schedule, t, r)
+    torch.testing.assert_close(a_ts * a_sr, a_tr, rtol=1e-13, atol=0)
+    torch.testing.assert_close((std_ts**2 + (a_ts * std_sr) ** 2).sqrt(), std_tr, rtol=1e-13, atol=0)
+
+
+def test_a_discrete_step_is_alpha_and_beta():
+    schedule, t = schedules.cosine(40), torch.arange(1, 41)
+    a, std = process.step_coefficients(schedule, t, t - 1)
+    torch.testing.assert_close(a, schedule.alpha[1:].sqrt(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(std, schedule.beta[1:].sqrt(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "call", [process.posterior_coefficients, lambda s, t: process.learned_std(s, torch.ones(1), t)]
+)
+def test_a_continuous_step_says_where_to(call):
+    """t − 1 is a time of a discrete schedule; on [0, 1] it would be the data or less."""
+    with pytest.raises(ValueError, match="a continuous schedule has no step before t: say which time s to go back to"):
+        call(Flow(), 1.0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_learned_std_goes_from_small_to_large(name):
+    schedule, t = schedules.by_name(name, 50), torch.arange(2, 51)
+    small = process.posterior_coefficients(schedule, t).std
+    large = schedule.beta[2:].sqrt()
+
+    def std(v: float) -> torch.Tensor:
+        return process.learned_std(schedule, torch.full((49, 1), v, dtype=torch.float64), t)[:, 0]
+
+    torch.testing.assert_close(std(-1), small, rtol=1e-12, atol=0)
+    torch.testing.assert_close(std(1), large, rtol=1e-12, atol=0)
+    torch.testing.assert_close(std(0), (small * large).sqrt(), rtol=1e-12, atol=0)
+    # Their equation 15, with its v in [0, 1] and variances in the place of standard deviations.
+    theirs = torch.exp(0.7 * schedule.beta[2:].log() + 0.3 * (small**2).log())
+    torch.testing.assert_close(std(0.4) ** 2, theirs, rtol=1e-12, atol=0)
+
+
+@given(st.lists(st.floats(1e-6, 0.999), min_size=2, max_size=20))
+def test_a_learned_std_at_the_data_has_a_bottom(beta):
+    """At t = 1 the posterior is a point and its logarithm −∞; the step from 2 to 1 stands in, never above the large."""
+    schedule = Discrete(torch.tensor(beta, dtype=torch.float64))
+    low, high = (process.learned_std(schedule, torch.tensor([v], dtype=torch.float64), 1).item() for v in (-1, 1))
+    b = schedule.beta
+    assert low**2 == pytest.approx((b[1] * b[2] / (1 - schedule.alpha_bar[2])).item(), rel=1e-9)
+    assert high**2 == pytest.approx(b[1].item(), rel=1e-9)
+    assert 0 < low <= high
+
+
+def test_a_learned_std_of_a_continuous_schedule_is_the_large_one_at_the_data():
+    for v in (-1.0, 0.3, 1.0):
+        assert process.learned_std(Flow(), torch.tensor([v]).double(), 0.1, 0).item() == pytest.approx(0.1, rel=1e-14)
+
+
+def test_a_learned_std_is_per_pixel_and_of_the_dtype_of_v(generator):
+    v = normal(generator, 3, 2, 4, 4, dtype=torch.float32)
+    found = process.learned_std(schedules.linear(), v, torch.tensor([1, 500, 1000]))
+    assert (found.shape, found.dtype) == (v.shape, torch.float32)
+    assert bool((found > 0).all())
+
+
+TEXTBOOK = {
+    "eps": lambda a, b, xt, out: (xt - b * out) / a,
+    "x0": lambda a, b, xt, out: out,
+    "v": lambda a, b, xt, out: (a * xt - b * out) / (a**2 + b**2),
+    "score": lambda a, b, xt, out: (xt + b**2 * out) / a,  # Tweedie
+}
+
+
+@pytest.mark.parametrize("prediction", TEXTBOOK)
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_the_table_is_the_textbook(schedule, prediction, generator):
+    t = times_of(schedule)
+    xt, output = normal(generator, len(t), 3), normal(generator, len(t), 3)
+    a, b = schedule.a(t)[:, None], schedule.b(t)[:, None]
+    expected = TEXTBOOK[prediction](a, b, xt, output)
+    # A few roundings of terms that may cancel: 1/a is up to 2e4 near the end.
+    size = (xt.abs() + b * (1 + b) * output.abs()) / a + output.abs()
+    assert bool(((process.to_x0(prediction, output, schedule, xt, t) - expected).abs() <= 10 * FLOAT64 * size).all())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "of_u"), [(Flow(), lambda t, xt, u: xt - t * u), (EDM(), lambda t, xt, u: xt - t * u)]
+)
+def test_a_velocity_on_a_straight_line_leads_back_to_the_data(schedule, of_u, generator):
+    """x_t = x_0 + t u on both: Flow's u is ε − x0, and EDM's is ε."""
+    t, x0, eps = times_of(schedule), normal(generator, 9, 3), normal(generator, 9, 3)
+    xt, u = process.add_noise(schedule, x0, t, eps), process.target("u", schedule, x0, eps, t)
+    torch.testing.assert_close(u, eps - x0 if isinstance(schedule, Flow) else eps, rtol=1e-14, atol=1e-14)
+    found = process.to_x0("u", u, schedule, xt, t)
+    torch.testing.assert_close(found, of_u(t[:, None], xt, u), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [s for s in ALL if not isinstance(s, Discrete)], ids=repr)
+def test_u_is_the_velocity_of_x_t(schedule, generator):
+    """By finite differences of x_t along t, at times between the knots of an interpolated schedule."""
+    t, h = (times_of(schedule, 7) + 1e-3 * schedule.T / 100), 1e-6 * schedule.T
+    x0, eps = normal(generator, 7, 3), normal(generator, 7, 3)
+    ahead, behind = (process.add_noise(schedule, x0, t + step, eps) for step in (h, -h))
+    u = process.target("u", schedule, x0, eps, t)
+    # h² u''/6u is at most (h/t)²/2 = 6e-8, where b ~ √t; and x_t rounds at ε, divided by h.
+    atol = 20 * FLOAT64 * (schedule.T if isinstance(schedule, EDM) else 1) / h
+    torch.testing.assert_close(u, (ahead - behind) / (2 * h), rtol=1e-7, atol=atol)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
+def test_f_is_edms_network_inside_its_preconditioning(sigma_data, generator):
+    """Karras et al. 2022, table 1, written out: D = c_skip x + c_out F(c_in x; c_noise)."""
+    schedule = EDM(sigma_data=sigma_data)
+    sigma = torch.tensor([0.002, 0.3, 1.0, 80.0], dtype=torch.float64)
+    xt = normal(generator, 4, 3) * sigma[:, None]
+
+    def network(x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+        return torch.sin(3 * x) + c_noise[:, None]
+
+    s, d = sigma[:, None], sigma_data
+    c_skip, c_out = d**2 / (s**2 + d**2), s * d / (s**2 + d**2).sqrt()
+    c_in, c_noise = 1 / (s**2 + d**2).sqrt(), sigma.log() / 4
+    expected = c_skip * xt + c_out * network(c_in * xt, c_noise)
+    output = process.run_network(network, "F", schedule, xt, sigma)
+    torch.testing.assert_close(process.to_x0("F", output, schedule, xt, sigma), expected, rtol=1e-13, atol=1e-13)
+    # The target, their equation 8: (y − c_skip (y + n)) / c_out.
+    y, eps = normal(generator, 4, 3), normal(generator, 4, 3)
+    target = (y - c_skip * (y + s * eps)) / c_out
+    torch.testing.assert_close(process.target("F", schedule, y, eps, sigma), target, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_f_of_a_scaled_schedule_is_edms_at_the_same_noise(schedule, generator):
+    """x_t / a is x0 + σ ε: EDM's picture of any schedule."""
+    schedule.sigma_data, t = 0.7, times_of(schedule)
+    try:
+        x0, eps = normal(generator, 9, 3), normal(generator, 9, 3)
+        edm = EDM(sigma_max=1e9, sigma_data=0.7)
+        theirs = process.target("F", edm, x0, eps, schedule.sigma(t))
+        torch.testing.assert_close(process.target("F", schedule, x0, eps, t), theirs, rtol=1e-12, atol=1e-12)
+        seen = []
+        xt = process.add_noise(schedule, x0, t, eps)
+        process.run_network(lambda x, t: seen.append(x), "F", schedule, xt, t)
+        process.run_network(lambda x, t: seen.append(x), "F", edm, xt / schedule.a(t)[:, None], schedule.sigma(t))
+        torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=1e-12)
+    finally:
+        schedule.sigma_data = EDM().sigma_data if isinstance(schedule, EDM) else 1.0
+
+
+@pytest.mark.parametrize("schedule", [s for s in ALL if not isinstance(s, Flow | EDM)], ids=repr)
+def test_f_is_minus_v_for_data_of_variance_one(schedule):
+    t = torch.cat([times_of(schedule), times_of(schedule)[:1] * 0 + schedule.T])
+    for f, v in zip(process.coefficients("F", schedule, t), process.coefficients("v", schedule, t)):
+        torch.testing.assert_close(f, -v, rtol=4 * FLOAT64, atol=0)
+
+
+@given(
+    schedule=st.sampled_from(ALL),
+    prediction=st.sampled_from(PREDICTIONS),
+    seed=st.integers(0, 2**31),
+    part=st.floats(1e-6, 0.999),
+)
+def test_there_and_back_for_every_face_of_every_schedule(schedule, prediction, seed, part):
+    generator = torch.Generator().manual_seed(seed)
+    t = max(1, int(part * schedule.T)) if isinstance(schedule, Discrete) else part * schedule.T
+    x0, eps = normal(generator, 2, 3), normal(generator, 2, 3)
+    xt = process.add_noise(schedule, x0, t, eps)
+    output = process.target(prediction, schedule, x0, eps, t)
+    back = process.to_x0(prediction, output, schedule, xt, t)
+    # x_t and the output are rounded; what solves for x0 weighs them by c_t and c_out, and each is a few roundings.
+    a, b = schedule.a(t), schedule.b(t)
+    p, q = process.coefficients(prediction, schedule, t)
+    size = (q * xt / (a * q - b * p)).abs() + (b * output / (a * q - b * p)).abs() + x0.abs()
+    spread = (b / (a * q - b * p)).abs() * ((p * x0).abs() + (q * eps).abs())
+    spread = spread + (q / (a * q - b * p)).abs() * ((a * x0).abs() + (b * eps).abs())
+    assert bool(((back - x0).abs() <= 10 * FLOAT64 * (size + spread)).all())
+    again = process.from_x0(prediction, back, schedule, xt, t)
+    # The way out divides by b what the way in rounded.
+    bound = 10 * FLOAT64 * ((p - q * a / b).abs() * (size + spread) + (q / b * xt).abs() + output.abs())
+    assert bool(((again - output).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_float32_is_float64_rounded(schedule, prediction, generator):
+    t = times_of(schedule)
+    xt, output = (normal(generator, len(t), 64, dtype=torch.float32) for _ in range(2))
+    found = process.to_x0(prediction, output, schedule, xt, t)
+    exact = process.to_x0(prediction, output.double(), schedule, xt.double(), t)
+    a, b = schedule.a(t)[:, None], schedule.b(t)[:, None]
+    p, q = (c[:, None] for c in process.coefficients(prediction, schedule, t))
+    # Each of two coefficients, two products and one sum is rounded once.
+    size = (q / (a * q - b * p) * xt).abs() + (b / (a * q - b * p) * output).abs()
+    assert found.dtype == torch.float32
+    assert bool(((found - exact).abs() <= 2 * FLOAT32 * size).all())
+    target = process.target(prediction, schedule, xt, output, t)
+    exact = process.target(prediction, schedule, xt.double(), output.double(), t)
+    assert bool(((target - exact).abs() <= 2 * FLOAT32 * ((p * xt).abs() + (q * output).abs())).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_no_face_is_ever_nan(schedule, dtype, generator):
+    """From the first time that is noisy to the last, also with zero terminal SNR."""
+    first = torch.tensor([1]) if isinstance(schedule, Discrete) else torch.tensor([1e-9], dtype=torch.float64)
+    t = torch.cat([first, times_of(schedule), torch.full_like(first, schedule.T)])
+    x0, eps = normal(generator, len(t), 3, dtype=dtype), normal(generator, len(t), 3, dtype=dtype)
+    xt = process.add_noise(schedule, x0, t, eps)
+    for prediction in PREDICTIONS:
+        output = process.target(prediction, schedule, x0, eps, t)
+        assert bool(torch.isfinite(output).all())
+        assert bool(torch.isfinite(process.from_x0(prediction, x0, schedule, xt, t)).all())
+        if not (prediction in ("eps", "score") and schedule.ends_in_noise):
+            assert bool(torch.isfinite(process.to_x0(prediction, output, schedule, xt, t)).all())
+
+
+def test_the_prior_of_edm_is_as_wide_as_its_last_noise(generator):
+    x0, schedule = normal(generator, 4, 3), EDM(sigma_max=10.0)
+    expected = kl_divergence(Normal(x0, 10.0), Normal(torch.zeros_like(x0), 101**0.5)).sum(1)
+    torch.testing.assert_close(process.prior_kl(schedule, x0), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_prior_kl_of_bytes_is_refused():
+    with pytest.raises(ValueError, match=r"got torch.uint8; scale images to \[−1, 1\] first"):
+        process.prior_kl(schedules.linear(10), torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
+
+
+def test_x0_of_another_shape_than_x_t_is_refused():
+    with pytest.raises(ValueError, match=r"x0 must have the shape of x_t, \(3, 2\), got \(3, 1\)"):
+        process.from_x0("v", torch.zeros(3, 1), schedules.linear(10), torch.zeros(3, 2), 3)
+
+
+def test_times_on_the_cpu_serve_a_batch_on_another_device():
+    """ "meta" refuses to mix with the CPU as a GPU does, and every machine has it."""
+    x = torch.empty(2, 3, 4, 4, device="meta")
+    for schedule, t, s in [
+        (schedules.linear(10), torch.tensor([3, 10]), None),
+        (Flow(), torch.tensor([0.5, 1.0]), 0.2),
+    ]:
+        found = [
+            process.add_noise(schedule, x, t, x),
+            *process.posterior(schedule, x, x, t, s),
+            process.prior_kl(schedule, x),
+        ]
+        found += [process.learned_std(schedule, x, t, s)]
+        for prediction in ("x0", "v", "u", "F"):
+            found += [process.target(prediction, schedule, x, x, t), process.to_x0(prediction, x, schedule, x, t)]
+            found += [process.from_x0(prediction, x, schedule, x, t)]
+            found += process.run_network(lambda xt, t: [xt, t], prediction, schedule, x, t)
+        assert all(tensor.device.type == "meta" for tensor in found)
+
+
+def test_a_network_is_told_the_time_and_what_is_not_none():
+    seen = {}
+
+    def network(xt: torch.Tensor, t: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        seen.update(conditions, xt=xt, t=t)
+        return xt
+
+    x, y = torch.ones(2, 3), torch.tensor([4, 5])
+    process.run_network(network, "v", Flow(), x, torch.tensor([0.25, 1.0]), y=y, context=None)
+    assert seen["t"].tolist() == [250, 1000]
+    assert seen["t"].dtype == torch.float32  # a float64 time would turn a network's activations into float64
+    assert set(seen) == {"xt", "t", "y"}
+    assert seen["xt"] is x
+    process.run_network(network, "v", Flow(), x.double(), torch.tensor([0.1], dtype=torch.float64))
+    assert seen["t"].item() == pytest.approx(100, rel=1e-15)
+    process.run_network(network, "v", Flow(), x.bfloat16(), torch.tensor([0.1234567], dtype=torch.float64))
+    assert seen["t"].item() == pytest.approx(123.4567, rel=FLOAT32)  # in bfloat16 it would be 123
+    process.run_network(network, "v", schedules.linear(10), x, torch.tensor([3, 10]))
+    assert seen["t"].tolist() == [3, 10]
+    assert seen["t"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("schedule", [EDM(sigma_data=0.5), schedules.linear(50), Flow()], ids=repr)
+def test_a_network_for_f_sees_inputs_of_variance_one(schedule, generator):
+    n, seen = 20_000, []
+    for t in times_of(schedule, 3):
+        x0 = schedule.sigma_data * normal(generator, n, 1)
+        xt = process.add_noise(schedule, x0, t, normal(generator, n, 1))
+        process.run_network(lambda x, t: seen.append(x), "F", schedule, xt, t)
+        # The variance of a sample variance of n normal numbers is 2/n.
+        assert seen[-1].var().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
+
+
+def test_the_noise_of_an_example_does_not_depend_on_its_batch():
+    x = torch.zeros(3, 2, 4)
+    together = process.randn_like(x, process.seeded([7, 8, 9]))
+    assert torch.equal(together[1:2], process.randn_like(x[:1], process.seeded([8])))
+    assert torch.equal(together[2], torch.randn(2, 4, generator=torch.Generator().manual_seed(9)))
+    assert not torch.equal(together[0], together[1])
+    # A second draw goes on where the first stopped, for each by itself.
+    generators = process.seeded([7, 8, 9])
+    process.randn_like(x, generators)
+    alone = process.seeded([9])
+    process.randn_like(x[:1], alone)
+    assert torch.equal(process.randn_like(x, generators)[2:], process.randn_like(x[:1], alone))
+    assert process.randn_like(torch.zeros(0, 5), []).shape == (0, 5)
+
+
+def test_another_number_of_generators_than_examples_is_refused():
+    with pytest.raises(ValueError, match="give one generator for each of the 3 examples, got 2"):
+        process.randn_like(torch.zeros(3, 2), process.seeded([1, 2]))
