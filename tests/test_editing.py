@@ -172,8 +172,9 @@ def test_with_nothing_known_and_one_round_it_is_ancestral_sampling():
     exact, times, nothing = denoise.exact(RING, SCHEDULE), uniform_times(SCHEDULE, 12), torch.zeros(2, dtype=torch.bool)
     x, generator = noise(4, 5, 2)
     found = editing.repaint(exact, SCHEDULE, x, times, torch.full((2,), math.nan), nothing, generator, 1, jump=5)
-    x, generator = noise(4, 5, 2)
-    torch.testing.assert_close(found, ddpm(exact, SCHEDULE, x, times, generator), rtol=1e-13, atol=1e-13)
+    x, other = noise(4, 5, 2)
+    torch.testing.assert_close(found, ddpm(exact, SCHEDULE, x, times, other), rtol=1e-13, atol=1e-13)
+    assert torch.equal(generator.get_state(), other.get_state())  # and no noise more
 
 
 def test_jumps_go_back_where_the_rounds_began():
@@ -353,8 +354,11 @@ def test_between_parallel_vectors_it_is_the_straight_line(apart, generator):
     x = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     y = 3 * x + apart * torch.randn(4, 6, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(editing.slerp(x, y, 0.25), 0.75 * x + 0.25 * y, rtol=1e-9, atol=1e-9)
+    for scale in (1, 2):  # the directions are then equal to the last digit
+        torch.testing.assert_close(editing.slerp(x, scale * x, 0.25), (0.75 + 0.25 * scale) * x, rtol=1e-14, atol=0)
     nothing = torch.zeros(1, 6, dtype=torch.float64)
     assert torch.equal(editing.slerp(nothing, nothing, 0.5), nothing)
+    assert torch.equal(editing.slerp(nothing, x[:1], 0.25), 0.25 * x[:1])
 
 
 def test_what_has_no_shortest_arc_is_refused(generator):

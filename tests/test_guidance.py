@@ -338,6 +338,13 @@ def test_at_phi_one_each_example_has_the_spread_of_the_conditional(generator):
     assert bool((plain.flatten(1).std(1) > 3 * c.flatten(1).std(1)).all())
 
 
+def test_the_spread_is_that_of_the_conditional_without_guidance_too(generator):
+    """At w = 0 the estimate is the unconditional one, but not its spread: then both are asked."""
+    c, u = torch.randn(2, 3, 20, generator=generator, dtype=torch.float64)
+    found = guidance.classifier_free(lambda xt, t: 5 * c, lambda xt, t: u, 0.0, phi=1.0)(c, torch.ones(3))
+    torch.testing.assert_close(found, u * 5 * (c.std(1) / u.std(1))[:, None], rtol=1e-12, atol=0)
+
+
 def test_rescale_around_guidance_is_guidance_with_phi(generator):
     xt, t = batch(SCHEDULE, generator)
     (c, asked), u = counted(denoise.exact(component(0), SCHEDULE)), denoise.exact(MIXTURE, SCHEDULE)

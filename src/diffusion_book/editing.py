@@ -144,7 +144,8 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
     vectors of one length the length stays.
 
     Args:
-        first, second: [B, …] of one shape. Vectors of the same direction have θ = 0: there it is the straight line.
+        first, second: [B, …] of one shape. Where θ = 0, or one of them is 0 and has no direction, it is the
+            straight line.
         w: 0 is the first and 1 the second; one number, or [B] of them.
 
     Returns:
@@ -160,6 +161,7 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
     if bool((sum_ < 1e-6 * difference).any()):
         raise ValueError("two noises point in opposite directions, so no arc between them is the shortest; redraw one")
     theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
+    theta = torch.where((x.norm(dim=1) > 0) & (y.norm(dim=1) > 0), theta, 0.0)
     share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
     if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):
         raise ValueError(f"w must be one number or one for each of the {len(first)} examples, got {tuple(share.shape)}")
