@@ -6,6 +6,7 @@ import torch
 from diffusion_book import denoise, process, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.process import PREDICTIONS
+from diffusion_book.schedules import EDM, VP, Cosine, Flow
 
 SCHEDULE = schedules.linear(100)
 
@@ -22,6 +23,11 @@ def test_a_perfect_network_of_any_face_is_the_exact_denoiser(prediction, generat
         score = ring.score(xt, a, b)
         eps = -b * score
         x0 = (xt + b**2 * score) / a  # Tweedie
+        if prediction == "F":
+            return b * x0 - a * eps
+        if prediction == "u":  # the angle moves linearly within the step to t
+            before = torch.atan2(b, a)[:, 0] - (1 / SCHEDULE.alpha_bar[t - 1] - 1).sqrt().atan()
+            return before[:, None] * (a * eps - b * x0)
         return {"eps": eps, "x0": x0, "v": a * eps - b * x0, "score": score}[prediction]
 
     found = denoise.from_network(network, SCHEDULE, prediction)(xt, t)
@@ -51,7 +57,7 @@ def test_sampling_builds_no_graph():
 
 
 def test_an_unknown_prediction_is_refused_before_anything_is_sampled():
-    with pytest.raises(ValueError, match="unknown prediction 'noise'; choose one of eps, x0, v, score"):
+    with pytest.raises(ValueError, match=r"unknown prediction 'noise'; choose one of eps, x0, v, score, u, F$"):
         denoise.from_network(lambda xt, t: xt, SCHEDULE, "noise")
 
 
@@ -79,3 +85,57 @@ def test_the_exact_denoiser_has_the_least_error(generator):
     for direction in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, -1.0])):
         excess = ((error - shift * direction) ** 2).sum(1) - (error**2).sum(1)
         assert abs(excess.mean().item() - shift**2) < 4 * excess.std().item() / n**0.5
+
+
+@pytest.mark.parametrize("schedule", [Flow(), EDM(), VP(), Cosine(), SCHEDULE.continuous()], ids=repr)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_network_on_real_times_is_the_exact_denoiser(schedule, prediction, generator):
+    """The network sees only its input and the clock; for F it must undo the scaling of the input itself."""
+    ring, best = ring_of_gaussians(), denoise.exact(ring_of_gaussians(), schedule)
+    t = schedule.T * torch.tensor([0.05, 0.5, 0.9], dtype=torch.float64)
+    xt = schedule.b(t)[:, None] * torch.randn(3, 2, generator=generator, dtype=torch.float64)
+
+    def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
+        time = torch.exp(4 * clock) if isinstance(schedule, EDM) else clock * schedule.T / schedule.clock(schedule.T)
+        a, b = schedule.a(time, like=x), schedule.b(time, like=x)
+        x = x * ((a * schedule.sigma_data) ** 2 + b**2).sqrt() if prediction == "F" else x
+        return process.from_x0(prediction, ring.posterior_mean(x, a, b), schedule, x, time)
+
+    found = denoise.from_network(network, schedule, prediction)(xt, t)
+    # In and out through a division by b and by a: a few hundred roundings.
+    torch.testing.assert_close(found, best(xt, t), rtol=1e-9, atol=1e-9)
+
+
+def test_the_variance_of_a_network_with_two_heads_is_handed_on_or_left_aside():
+    x, t = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 6])
+
+    def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.cat([2 * xt, torch.full_like(xt, 0.25)], 1)
+
+    found = denoise.from_network_with_variance(network, SCHEDULE, "x0", x0_max=1.0)(x, t)
+    assert torch.equal(found.x0_hat, (2 * x).clamp(-1, 1))
+    assert torch.equal(found.v, torch.full_like(x, 0.25))
+    assert torch.equal(denoise.from_network(network, SCHEDULE, "x0", x0_max=1.0)(x, t), found.x0_hat)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 6, 1), (2,)])
+def test_a_network_without_a_variance_is_refused(shape):
+    denoiser = denoise.from_network_with_variance(lambda xt, t: torch.zeros(shape), SCHEDULE, "v")
+    with pytest.raises(ValueError, match=r"must return the prediction and v, \(2, 6, 4\), got \(2"):
+        denoiser(torch.zeros(2, 3, 4), torch.tensor([5, 6]))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 1), (2,), (2, 9, 4)])
+def test_a_network_of_another_shape_is_refused(shape):
+    """Twice the channels is a learned variance, and nothing else is: it would broadcast in silence."""
+    denoiser = denoise.from_network(lambda xt, t: torch.zeros(shape), SCHEDULE, "v")
+    with pytest.raises(ValueError, match=r"a prediction must have the shape of x_t, \(2, 3, 4\), got \(2"):
+        denoiser(torch.zeros(2, 3, 4), torch.tensor([5, 6]))
+
+
+def test_conditions_reach_the_network_by_name():
+    def network(xt: torch.Tensor, t: torch.Tensor, y: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return context.sum(1) + y[:, None]
+
+    x, t, y, context = torch.zeros(2, 3), torch.tensor([5, 6]), torch.tensor([1, 2]), torch.ones(2, 4, 3)
+    assert denoise.from_network(network, SCHEDULE, "x0", y, context=context)(x, t).tolist() == [[5] * 3, [6] * 3]
