@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import diffusion_book.data._torchvision  # noqa: F401  (diffusers imports torchvision, which may need mending first)
+
 
 @pytest.fixture
 def randomised() -> Callable[[nn.Module], nn.Module]:
