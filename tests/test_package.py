@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm"}),
     "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
     "zoo": ({"nn"}, {"safetensors"}),
-    "interop": ({"nn"}, {"diffusers", "safetensors"}),
+    # `data` only for its import of torchvision, which diffusers needs.
+    "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
