@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_book.nn.attention import CrossAttention, SelfAttention
+from diffusion_book.nn.attention import CrossAttention, SelfAttention, attend
 
 
 def test_self_attention_is_that_of_torch(generator, randomised):
@@ -60,3 +60,13 @@ def test_at_the_start_attention_is_its_shortcut(generator):
     assert torch.equal(SelfAttention(16, 8, 4)(x), x)
     assert torch.equal(CrossAttention(16, 6, 8, 4)(x, torch.randn(2, 3, 6, generator=generator)), x)
     assert torch.equal(CrossAttention(16, 6, 8, 4)(x, None), x)
+
+
+def test_in_bfloat16_it_is_that_of_float32_to_its_precision(generator):
+    """Rounding q, k, v and the result to 8 bits of mantissa: 2^-8 of the largest value, a few times over."""
+    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=generator).unbind(0)
+    exact = attend(q, k, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=4 * 2**-8 * float(v.abs().max()))

@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch.nn import functional as F
 
-from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample
+from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample, silu
 
 
 @pytest.mark.parametrize("resample", [None, "down", "up"])
@@ -51,11 +52,26 @@ def test_downsampling_is_that_of_diffusers(pad_end, generator, randomised):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_upsampling_repeats_pixels(generator):
-    up = Upsample(2)
-    x = torch.randn(1, 2, 2, 3, generator=generator)
-    with torch.no_grad():  # the identity as a convolution
-        up.conv.bias.zero_()
-        up.conv.weight.zero_()
-        up.conv.weight[[0, 1], [0, 1], 1, 1] = 1
-    torch.testing.assert_close(up(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+def test_upsampling_is_that_of_diffusers(generator, randomised):
+    """Theirs repeats the pixels and convolves; ours does both at once. Values and gradients agree."""
+    ours = randomised(Upsample(4))
+    theirs = Upsample2D(4, use_conv=True)
+    theirs.conv.load_state_dict(ours.conv.state_dict())
+    found = []
+    for up in (ours, theirs):
+        x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = up(x)
+        out.square().sum().backward()
+        found.append((out, x.grad, up.conv.weight.grad, up.conv.bias.grad))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_silu_overwrites_only_where_no_gradient_needs_it(generator):
+    x = torch.randn(8, generator=generator)
+    before = x.clone()
+    with_gradients = silu(x)
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        assert torch.equal(silu(x), with_gradients)
+    assert torch.equal(x, with_gradients)

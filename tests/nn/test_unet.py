@@ -87,6 +87,25 @@ def test_examples_do_not_see_each_other(config, generator, randomised):
     torch.testing.assert_close(network(x, T4), alone, rtol=1e-4, atol=1e-5)
 
 
+@every_config
+def test_without_gradients_it_says_the_same_and_leaves_its_inputs_alone(config, generator, randomised):
+    network, x = randomised(UNet(config)), images(config, generator)
+    before, with_gradients = x.clone(), network(x, T4)
+    with torch.no_grad():
+        assert torch.equal(network(x, T4), with_gradients)
+        assert torch.equal(network(x, T4), with_gradients)
+    assert torch.equal(x, before)
+
+
+@every_config
+def test_half_the_bits_give_nearly_the_same(config, generator, randomised):
+    network, x = randomised(UNet(config)), images(config, generator)
+    exact = network(x, T4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(x, T4)
+    assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
 def test_time_matters(generator, randomised):
     network, x = randomised(UNet(TINY)), images(TINY, generator)
     assert not torch.allclose(network(x, T4), network(x, T4.flip(0)))

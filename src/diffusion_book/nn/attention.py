@@ -27,9 +27,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).reshape(B, 3, self.heads, C // self.heads, H * W)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each [B, heads, H·W, C/heads]
-        h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(h.transpose(-1, -2).reshape(B, C, H, W))
+        q, k, v = qkv.mT.contiguous().unbind(1)  # each [B, heads, H·W, C/heads]
+        return self.out(attend(q, k, v).mT.reshape(B, C, H, W)).add_(x)
 
 
 class CrossAttention(nn.Module):
@@ -63,14 +62,27 @@ class CrossAttention(nn.Module):
         B, C, H, W = x.shape
         if context is None or context.shape[1] == 0:
             return x + self.out(torch.zeros_like(x))
-        q = self.q(self.norm(x)).reshape(B, self.heads, C // self.heads, H * W).mT
+        q = self.q(self.norm(x)).reshape(B, self.heads, C // self.heads, H * W).mT.contiguous()
         k, v = self.kv(context).reshape(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         if mask is None:
-            h = F.scaled_dot_product_attention(q, k, v)
+            h = attend(q, k, v)
         else:
             # A softmax over no tokens is 0/0, which some backends answer with NaN: let such an example see all tokens,
             # and take away what it saw.
             some = mask.any(1)[:, None, None, None]
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :] | ~some)
+            h = attend(q, k, v, mask[:, None, None, :] | ~some)
             h = torch.where(some, h, 0)
-        return x + self.out(h.mT.reshape(B, C, H, W))
+        return self.out(h.mT.reshape(B, C, H, W)).add_(x)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d) v, over the last two dimensions (Vaswani et al. 2017, equation 1).
+
+    Args:
+        q, k, v: [B, heads, N, d] and twice [B, heads, L, d], each contiguous, or torch does not take its fast way.
+        mask: boolean, broadcasts to [B, heads, N, L]; true where a query may look.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # its gradient is several times slower than in float32
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, mask)

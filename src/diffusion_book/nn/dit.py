@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 
 
@@ -107,15 +108,14 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attend(self.norm1(x) * (1 + scale1) + shift1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor) -> Tensor:
         """Every token looks at every other: [B, N, D] → [B, N, D]."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, D/heads]
-        return self.out(h.transpose(1, 2).reshape(B, N, D))
+        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, N, D))
 
 
 class DiT(nn.Module):

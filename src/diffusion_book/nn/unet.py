@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
-from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, zero_init
+from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 
@@ -274,7 +274,7 @@ class UNet(nn.Module):
                 h = self._run(stage, torch.cat([h, shortcuts.pop()], dim=1), embedding, context, context_mask)
             if level < len(self.upsample):
                 h = _resample(self.upsample[level], h, embedding)
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.config.patch)
+        return F.pixel_shuffle(self.head(silu(self.norm(h))), self.config.patch)
 
     def _run(self, stage: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.config.checkpoint and torch.is_grad_enabled():
