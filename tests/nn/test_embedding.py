@@ -10,11 +10,16 @@ from diffusion_book.nn.embedding import TimeEmbedding
 
 @pytest.mark.parametrize("dim", [2, 16, 64, 320])
 @pytest.mark.parametrize("max_period", [100.0, 10_000.0])
-def test_sinusoids_are_those_of_diffusers(dim, max_period):
+@pytest.mark.parametrize(("shift", "sines_first"), [(0, False), (1, False), (0, True)])
+def test_sinusoids_are_those_of_diffusers(dim, max_period, shift, sines_first):
+    if dim == 2 and shift == 1:
+        with pytest.raises(ValueError, match="frequency_shift = 1 needs more than 1 frequencies, got 1"):
+            timestep_embedding(torch.tensor([1]), dim, max_period, shift)
+        return
     t = torch.tensor([0, 1, 2, 17, 500, 999, 1000])
-    theirs = get_timestep_embedding(t, dim, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=int(max_period))
+    theirs = get_timestep_embedding(t, dim, not sines_first, downscale_freq_shift=shift, max_period=int(max_period))
     # An angle of up to 1000 in single precision is off by 1000 · 6e-8, twice.
-    torch.testing.assert_close(timestep_embedding(t, dim, max_period), theirs, rtol=0, atol=2e-4)
+    torch.testing.assert_close(timestep_embedding(t, dim, max_period, shift, sines_first), theirs, rtol=0, atol=2e-4)
 
 
 def test_the_distance_of_two_times_depends_only_on_their_difference():

@@ -30,6 +30,11 @@ def test_labels_without_classes_are_refused():
         MLP()(torch.zeros(2, 2), torch.tensor([1, 2]), torch.tensor([0, 1]))
 
 
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(ValueError, match=r'labels must lie in 0 … 3 \(3 means "no label"\), got 0 … 4'):
+        MLP(classes=3)(torch.zeros(2, 2), torch.tensor([1, 2]), torch.tensor([0, 4]))
+
+
 def test_every_parameter_gets_a_gradient(generator):
     network = MLP(2, 16, 2, classes=3)
     x = torch.randn(8, 2, generator=generator)

@@ -1,16 +1,13 @@
-"""The U-Net: its parts against torch and diffusers, its whole by what must hold."""
+"""The U-Net by what must hold of the whole. Its parts, and all of it against diffusers: test_blocks, interop."""
 
 import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
 from torch.nn import functional as F
 
 from diffusion_book.nn import SIZES, UNet, UNetConfig
-from diffusion_book.nn.unet import ResBlock, SelfAttention, Upsample
 
 TINY = SIZES["tiny"]
 T4 = torch.tensor([1, 250, 700, 1000])
@@ -21,17 +18,21 @@ CONFIGS = {
     "patch": replace(TINY, patch=2, image_channels=3),
     "one-level": replace(TINY, channel_mults=(2,), attention_levels=()),
     "three-levels": replace(TINY, channel_mults=(1, 2, 1), blocks=2, attention_levels=(0, 2)),
+    "fractions": replace(TINY, channel_mults=(1, 1.5, 2.5), attention_levels=(0,), head_channels=8),
+    "others": replace(
+        TINY,
+        conditioning="add",
+        resample="block",
+        middle_attention_norm=False,
+        head_channels=None,
+        time_origin=1,
+        frequency_shift=1,
+        sines_first=True,
+    ),
+    "middle-only": replace(TINY, attention_levels=(), middle_attention=True, pad_end=True, norm_eps=1e-3),
+    "text": replace(TINY, context_dim=6, channel_mults=(1, 2, 2)),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-
-
-def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """A network away from its zero start, as after some training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
 
 
 def images(config: UNetConfig, generator: torch.Generator, side: int = 8) -> torch.Tensor:
@@ -51,11 +52,12 @@ def test_after_one_step_from_zero_every_parameter_gets_a_gradient(config, genera
     network = UNet(config)
     x = images(config, generator)
     y = torch.tensor([0, 1, 9, 10]) if config.classes else None
+    context = torch.randn(4, 3, config.context_dim, generator=generator) if config.context_dim else None
     optimiser = torch.optim.SGD(network.parameters(), 0.1)
     # The zero layers shut the branches behind them: the head opens at the first step, the branches at the second.
     for step in range(3):
         optimiser.zero_grad()
-        (network(x, T4, y) - x).square().mean().backward()
+        (network(x, T4, y, context) - x).square().mean().backward()
         if step < 2:
             optimiser.step()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -66,7 +68,7 @@ def test_after_one_step_from_zero_every_parameter_gets_a_gradient(config, genera
         assert rows.nonzero().flatten().tolist() == [0, 1, 9, 10]
 
 
-def test_no_label_is_the_label_after_the_last(generator):
+def test_no_label_is_the_label_after_the_last(generator, randomised):
     network = randomised(UNet(CONFIGS["classes"]))
     x = images(TINY, generator)
     assert torch.equal(network(x, T4), network(x, T4, torch.full((4,), 10)))
@@ -79,18 +81,37 @@ def test_no_label_works_with_real_times(generator):
 
 
 @every_config
-def test_examples_do_not_see_each_other(config, generator):
+def test_examples_do_not_see_each_other(config, generator, randomised):
     network, x = randomised(UNet(config)), images(config, generator)
     alone = torch.cat([network(x[i : i + 1], T4[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(network(x, T4), alone, rtol=1e-4, atol=1e-5)
 
 
-def test_time_matters(generator):
+@every_config
+def test_without_gradients_it_says_the_same_and_leaves_its_inputs_alone(config, generator, randomised):
+    network, x = randomised(UNet(config)), images(config, generator)
+    before, with_gradients = x.clone(), network(x, T4)
+    with torch.no_grad():
+        assert torch.equal(network(x, T4), with_gradients)
+        assert torch.equal(network(x, T4), with_gradients)
+    assert torch.equal(x, before)
+
+
+@every_config
+def test_half_the_bits_give_nearly_the_same(config, generator, randomised):
+    network, x = randomised(UNet(config)), images(config, generator)
+    exact = network(x, T4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(x, T4)
+    assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
+def test_time_matters(generator, randomised):
     network, x = randomised(UNet(TINY)), images(TINY, generator)
     assert not torch.allclose(network(x, T4), network(x, T4.flip(0)))
 
 
-def test_dropout_acts_only_in_training(generator):
+def test_dropout_acts_only_in_training(generator, randomised):
     network = randomised(UNet(replace(TINY, dropout=0.5)))
     x = images(TINY, generator)
     assert torch.equal(network.eval()(x, T4), network.eval()(x, T4))
@@ -98,6 +119,65 @@ def test_dropout_acts_only_in_training(generator):
     plain = UNet(TINY).eval()
     plain.load_state_dict(network.state_dict())
     assert torch.equal(network.eval()(x, T4), plain(x, T4))
+
+
+def test_the_text_matters_token_by_token(generator, randomised):
+    network, x = randomised(UNet(CONFIGS["text"])), images(TINY, generator)
+    context = torch.randn(4, 5, 6, generator=generator)
+    mask = torch.arange(5) < torch.tensor([5, 2, 1, 0])[:, None]
+    out = network(x, T4, context=context, context_mask=mask)
+    assert bool(torch.isfinite(out).all())
+    # What is masked is as good as not there; the last example has no text.
+    short = network(x[1:2], T4[1:2], context=context[1:2, :2])
+    torch.testing.assert_close(out[1:2], short, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out[3:], network(x[3:], T4[3:]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(out[:3], network(x, T4)[:3])
+    # Every place with attention reads it: one on the way down, the middle, two on the way up, on two levels of three.
+    assert sum(name.endswith("cross.kv.weight") for name in network.state_dict()) == 1 + 1 + 2
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_learned_variance_comes_behind_the_prediction(patch, generator, randomised):
+    """The first half is what a network without it says that has the same weights."""
+    config = replace(TINY, image_channels=3, patch=patch)
+    plain, both = randomised(UNet(config)), randomised(UNet(replace(config, learned_variance=True)), seed=1)
+    state, rows = plain.state_dict(), 3 * patch**2
+    v_head = {f"head.{kind}": both.state_dict()[f"head.{kind}"][rows:] for kind in ("weight", "bias")}
+    both.load_state_dict(state | {key: torch.cat([state[key], rest]) for key, rest in v_head.items()})
+    x = images(config, generator)
+    prediction, v = both(x, T4).chunk(2, dim=1)
+    torch.testing.assert_close(prediction, plain(x, T4), rtol=1e-5, atol=1e-6)
+    plain.load_state_dict(state | v_head)
+    torch.testing.assert_close(v, plain(x, T4), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_gives_the_same_gradients_and_computes_twice(dropout, generator, randomised):
+    config = replace(CONFIGS["text"], classes=4, dropout=dropout)
+    x, context = images(config, generator), torch.randn(4, 3, 6, generator=generator)
+    state = randomised(UNet(config)).state_dict()
+    gradients, runs = [], []
+    for checkpoint in (False, True):
+        network = UNet(replace(config, checkpoint=checkpoint))
+        network.load_state_dict(state)
+        count = []
+        network.middle[0].block.register_forward_hook(lambda *_, count=count: count.append(1))
+        torch.manual_seed(3)  # of the dropout
+        network(x, T4, T4 % 4, context).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+        with torch.no_grad():
+            network(x, T4, T4 % 4, context)
+        runs.append(len(count))
+    assert runs == [2, 3]
+    for without, with_ in zip(*gradients):
+        torch.testing.assert_close(with_, without, rtol=1e-6, atol=1e-8)
+
+
+def test_the_time_origin_shifts_time(generator, randomised):
+    from_0, from_1 = randomised(UNet(TINY)), UNet(replace(TINY, time_origin=1))
+    from_1.load_state_dict(from_0.state_dict())
+    x = images(TINY, generator)
+    assert torch.equal(from_1(x, T4), from_0(x, T4 - 1))
 
 
 @every_config
@@ -124,7 +204,7 @@ def test_the_named_sizes_fit_the_images_they_are_for(name, side):
     assert UNetConfig.named(name, classes=10) == replace(config, classes=10)
 
 
-def test_a_pixel_of_the_stem_is_a_patch():
+def test_a_pixel_of_the_stem_is_a_patch(randomised):
     """patch = 2: the first block sees half of each side, and the head's pixels come back to where they were taken."""
     network = randomised(UNet(CONFIGS["patch"]))
     seen = []
@@ -136,7 +216,7 @@ def test_a_pixel_of_the_stem_is_a_patch():
 
 
 @every_config
-def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator):
+def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, randomised):
     """The last features in are the first out, and they arrive behind those from below."""
     network = randomised(UNet(config))
     left, found = [], []
@@ -148,59 +228,6 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator):
     assert len(left) == len(found) == len(config.channel_mults) * (config.blocks + 1)
     for beside, h in zip(reversed(left), found):
         assert torch.equal(h[:, -beside.shape[1] :], beside)
-
-
-def test_attention_is_that_of_torch(generator):
-    """The same weights in `nn.MultiheadAttention`, which was written by others."""
-    ours = randomised(SelfAttention(32, 8, groups=4))
-    theirs = nn.MultiheadAttention(32, num_heads=4, batch_first=True)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight[:, :, 0, 0])
-        theirs.in_proj_bias.copy_(ours.qkv.bias)
-        theirs.out_proj.weight.copy_(ours.out.weight[:, :, 0, 0])
-        theirs.out_proj.bias.copy_(ours.out.bias)
-    x = torch.randn(2, 32, 3, 5, generator=generator)
-    sequence = ours.norm(x).flatten(2).mT
-    expected = x + theirs(sequence, sequence, sequence)[0].mT.reshape(x.shape)
-    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("channels_in", "channels"), [(16, 16), (16, 32), (48, 16)])
-def test_a_residual_block_is_that_of_diffusers(channels_in, channels, generator):
-    """With the same weights: theirs applies SiLU to the embedding inside, ours once for the whole network."""
-    ours = randomised(ResBlock(channels_in, channels, 24, groups=8, dropout=0.0))
-    theirs = ResnetBlock2D(
-        in_channels=channels_in,
-        out_channels=channels,
-        temb_channels=24,
-        groups=8,
-        eps=1e-5,
-        time_embedding_norm="scale_shift",
-    ).eval()
-    names = {"scale_shift": "time_emb_proj", "shortcut": "conv_shortcut"}
-    state = {}
-    for key, value in ours.state_dict().items():
-        part, kind = key.rsplit(".", 1)
-        state[f"{names.get(part, part)}.{kind}"] = value
-    theirs.load_state_dict(state)
-    x, embedding = torch.randn(3, channels_in, 6, 6, generator=generator), torch.randn(3, 24, generator=generator)
-    torch.testing.assert_close(ours(x, F.silu(embedding)), theirs(x, embedding), rtol=1e-4, atol=1e-5)
-
-
-def test_at_the_start_a_block_and_attention_are_their_shortcuts(generator):
-    x = torch.randn(2, 16, 4, 4, generator=generator)
-    assert torch.equal(ResBlock(16, 16, 8, 4, 0.0)(x, torch.randn(2, 8, generator=generator)), x)
-    assert torch.equal(SelfAttention(16, 8, 4)(x), x)
-
-
-def test_upsampling_repeats_pixels(generator):
-    up = Upsample(2)
-    x = torch.randn(1, 2, 2, 3, generator=generator)
-    with torch.no_grad():  # the identity as a convolution
-        up.conv.bias.zero_()
-        up.conv.weight.zero_()
-        up.conv.weight[[0, 1], [0, 1], 1, 1] = 1
-    torch.testing.assert_close(up(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +243,13 @@ def test_upsampling_repeats_pixels(generator):
             {"channel_mults": (2, 1), "attention_levels": (0,), "head_channels": 32},
             r"attention level 1 \(the middle is level 1\), got 16",
         ),
+        ({"channel_mults": (1, 1.3)}, r"a whole number of features, got 16 × 1.3 = 20.8; change channel_mults"),
+        ({"channel_mults": (1, 0)}, "a whole number of features, got 16 × 0 = 0"),
+        ({"blocks": 0}, "blocks and patch must be at least 1, got 0 and 1"),
+        ({"context_dim": 4, "attention_levels": ()}, "context_dim needs attention somewhere"),
+        ({"context_dim": 4, "middle_attention": False, "attention_levels": ()}, "context_dim needs attention"),
+        ({"conditioning": "film"}, "conditioning must be 'scale_shift' or 'add', got 'film'"),
+        ({"resample": "pool"}, "resample must be 'conv' or 'block', got 'pool'"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
     ],
@@ -237,7 +271,7 @@ def test_an_unknown_size_is_refused_with_the_list_of_known_ones():
         (torch.zeros(1, 8, 8), [1], None, r"expected images \[B, 1, H, W\], got shape \(1, 8, 8\)"),
         (torch.zeros(2, 1, 8, 8), [1], None, r"one time for each of the 2 images, got shape \(1,\)"),
         (torch.zeros(2, 1, 8, 8), 5, None, r"one time for each of the 2 images, got shape \(\)"),
-        (torch.zeros(2, 1, 8, 8), [1, 2], [1], r"one label for each of the 2 images, got shape \(1,\)"),
+        (torch.zeros(2, 1, 8, 8), [1, 2], [1], r"one label for each of the 2 examples, got shape \(1,\)"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(x, t, y, message):
@@ -246,12 +280,50 @@ def test_inputs_that_do_not_fit_are_refused(x, t, y, message):
         network(x, torch.tensor(t), None if y is None else torch.tensor(y))
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([3, 11]), r'labels must lie in 0 … 10 \(10 means "no label"\), got 3 … 11'),
+        (torch.tensor([-1, 3]), r"labels must lie in 0 … 10 .*, got -1 … 3"),
+        (torch.tensor([1.0, 2.0]), r"labels must be integers in 0 … 10 .*, got dtype torch.float32; use y.long\(\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(CONFIGS["classes"])(torch.zeros(2, 1, 8, 8), T4[:2], y)
+
+
+def test_a_network_without_the_no_label_wants_labels(generator, randomised):
+    network, x = randomised(UNet(replace(TINY, classes=3, no_label=False))), images(TINY, generator)
+    assert network(x, T4, torch.tensor([0, 1, 2, 2])).shape == x.shape
+    with pytest.raises(ValueError, match="no vector for a missing label; give y, labels in 0 … 2"):
+        network(x, T4)
+    with pytest.raises(ValueError, match="labels must lie in 0 … 2, got 0 … 3"):
+        network(x, T4, torch.tensor([0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("config", "context", "mask", "message"),
+    [
+        (TINY, torch.zeros(2, 3, 6), None, r"reads no text \(context_dim=0\), so it takes no context"),
+        (CONFIGS["text"], torch.zeros(2, 3, 5), None, r"expected context \[2, L, 6\], got shape \(2, 3, 5\)"),
+        (CONFIGS["text"], torch.zeros(1, 3, 6), None, r"expected context \[2, L, 6\], got shape \(1, 3, 6\)"),
+        (CONFIGS["text"], None, torch.ones(2, 3, dtype=torch.bool), "there is no context"),
+        (CONFIGS["text"], torch.zeros(2, 3, 6), torch.ones(2, 3), r"must be boolean \(2, 3\), .* got torch.float32"),
+        (CONFIGS["text"], torch.zeros(2, 3, 6), torch.ones(2, 4, dtype=torch.bool), r"got torch.bool \(2, 4\)"),
+    ],
+)
+def test_a_text_that_does_not_fit_is_refused(config, context, mask, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(config)(torch.zeros(2, 1, 8, 8), T4[:2], context=context, context_mask=mask)
+
+
 def test_labels_without_classes_are_refused():
     with pytest.raises(ValueError, match=r"no classes \(classes=0\), so it takes no labels y"):
         UNet(TINY)(torch.zeros(1, 1, 8, 8), T4[:1], torch.tensor([1]))
 
 
-def test_weights_go_through_a_state_dict(generator):
+def test_weights_go_through_a_state_dict(generator, randomised):
     network = randomised(UNet(TINY))
     other = UNet(TINY).eval()
     other.load_state_dict(copy.deepcopy(network.state_dict()))

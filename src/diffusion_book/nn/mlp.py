@@ -1,9 +1,8 @@
 """A small network for points in the plane."""
 
-import torch
 from torch import Tensor, nn
 
-from diffusion_book.nn.embedding import TimeEmbedding
+from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 
 class MLP(nn.Module):
@@ -19,7 +18,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
         self.embed_time = TimeEmbedding(64, width)
-        self.embed_class = nn.Embedding(classes + 1, width) if classes else None
+        self.embed_class = ClassEmbedding(classes, width) if classes else None
         self.first = nn.Linear(dim, width)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
@@ -32,8 +31,7 @@ class MLP(nn.Module):
         if self.embed_class is None and y is not None:
             raise ValueError("this MLP has no classes (classes=0), so it takes no labels y")
         if self.embed_class is not None:
-            y = torch.full_like(t, self.embed_class.num_embeddings - 1, dtype=torch.long) if y is None else y
-            embedding = embedding + self.embed_class(y)
+            embedding = embedding + self.embed_class(y, len(x))
         h = self.first(x)
         for layer in self.layers:
             h = h + layer(h + embedding)

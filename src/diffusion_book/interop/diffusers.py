@@ -1,0 +1,387 @@
+"""U-Nets and pipelines to and from `diffusers`: its UNet2DModel is our UNet under other names. Chapters 5 and 16.
+
+One difference is of meaning: `diffusers` counts the noisy times from 0, this book from 1, so its timestep k is our
+t = k + 1. A network read from there has `time_origin` = 1; in one written there the step of time goes into the first
+layer behind the sinusoids. Only pipelines need the package `diffusers` itself (the extra `interop`).
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusion_book.nn import UNet, UNetConfig, timestep_embedding
+from diffusion_book.process import Prediction
+from diffusion_book.schedules import Discrete
+
+# What UNet2DModel takes for an option that a configuration leaves out.
+_DEFAULTS: dict[str, Any] = {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "dropout": 0.0,
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+
+# Options of which our U-Net has only these values.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "freq_shift": (0, 1),
+    "mid_block_type": ("UNetMidBlock2D",),
+    "mid_block_scale_factor": (1,),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "act_fn": ("silu", "swish"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None,),
+}
+
+_PREDICTION_TYPES: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+
+
+def unet_from_diffusers(
+    config: Mapping[str, Any], state_dict: Mapping[str, Tensor], last_is_no_label: bool = False
+) -> UNet:
+    """The U-Net of a `UNet2DModel`, with its weights in float32, ready to evaluate: ours at t is theirs at t − 1.
+
+    Args:
+        config: the options of `UNet2DModel`, as in its config.json; those left out have its defaults.
+        state_dict: its weights, in any precision; the old names of its attention layers are understood.
+        last_is_no_label: whether the last of its `num_class_embeds` classes means "no label". `diffusers` does not
+            say; otherwise the network wants a label in every call.
+
+    Raises:
+        ValueError: an option or a weight does not fit a `UNet`; the message names the first.
+    """
+    ours = _config_from_diffusers(config, last_is_no_label)
+    with torch.device("meta"):  # names and shapes only: no memory, and no random numbers
+        unet = UNet(ours)
+    left = {_new_name(key): value for key, value in state_dict.items()}
+    state = {}
+    for key, parameter in unet.state_dict().items():
+        names = _names(key)
+        parts = []
+        for name in names:
+            # Their attention's layers are matrices, ours are 1×1 convolutions, with q, k and v in one.
+            matrix = ".attentions." in name and ".group_norm." not in name
+            shape = parameter.shape[: 2 if matrix else None]
+            shape = torch.Size((shape[0] // len(names), *shape[1:]))
+            if name not in left:
+                raise ValueError(f"the weights lack {name}, of shape {tuple(shape)}")
+            value = left.pop(name)
+            if value.shape != shape:
+                raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(value.shape)}")
+            parts.append(value.detach().to(torch.float32))
+        state[key] = torch.cat(parts).reshape(parameter.shape)
+    if left:
+        raise ValueError(f"{next(iter(left))} has no place in this U-Net; the options do not speak of it")
+    unet.load_state_dict(state, assign=True)
+    return unet.eval()
+
+
+def unet_to_diffusers(
+    unet: UNet, image_size: int | tuple[int, int] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The options and weights with which a `UNet2DModel` at timestep t − 1 is our U-Net at t.
+
+    Weights read by `unet_from_diffusers` go back bit for bit. Those of a network with another `time_origin` than 1
+    have the step of time in `time_embedding.linear_1`; the outputs then differ by the rounding of an angle.
+
+    Args:
+        unet: what to write. Label `classes` still means "no label", but nothing in the options says so.
+        image_size: side, or (height, width), of the images; `diffusers` wants to know before it samples.
+
+    Raises:
+        ValueError: an option of the U-Net is not one of `UNet2DModel`'s; the message names the first.
+    """
+    config = _config_to_diffusers(unet.config, image_size)
+    state = {}
+    for key, value in unet.state_dict().items():
+        value = value.detach()
+        if key == "embed_time.layers.0.weight" and unet.config.time_origin != 1:
+            value = _turn(value, 1 - unet.config.time_origin, unet.config)
+        names = _names(key)
+        for name, part in zip(names, value.chunk(len(names))):
+            matrix = ".attentions." in name and part.ndim == 4
+            state[name] = (part[:, :, 0, 0] if matrix else part).clone()
+    return config, state
+
+
+def save_pipeline(
+    folder: Path | str, unet: UNet, schedule: Discrete, prediction: Prediction, image_size: int | tuple[int, int]
+) -> None:
+    """Write a folder that `DDPMPipeline.from_pretrained(folder)` loads, weights as safetensors.
+
+    Args:
+        folder: is made, and may exist.
+        unet: the network. `DDPMPipeline` gives it no labels, so one with classes is for your own loop.
+        schedule: the schedule it was trained on; its β go along, so that any schedule does.
+        prediction: what it was trained to output: "eps", "v" or "x0".
+        image_size: side, or (height, width), of the images that it was trained on.
+
+    Raises:
+        ValueError: something has no counterpart there; nothing is written.
+        ImportError: `diffusers` is not installed.
+    """
+    types = {ours: theirs for theirs, ours in _PREDICTION_TYPES.items()}
+    if prediction not in types:
+        raise ValueError(f"diffusers has no prediction {prediction!r}; train one of {', '.join(types)}")
+    config, state = unet_to_diffusers(unet, image_size)
+    diffusers = _diffusers()
+    model = diffusers.UNet2DModel(**config)
+    model.load_state_dict(state)
+    scheduler = diffusers.DDPMScheduler(
+        num_train_timesteps=schedule.T,
+        trained_betas=schedule.beta[1:].tolist(),
+        prediction_type=types[prediction],
+        variance_type="learned_range" if unet.config.learned_variance else "fixed_small",
+    )
+    diffusers.DDPMPipeline(model, scheduler).save_pretrained(folder, safe_serialization=True)
+
+
+def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[UNet, Discrete, Prediction]:
+    """The network, schedule and prediction of a pipeline's folder, as `diffusers` or `save_pipeline` wrote it.
+
+    Args:
+        folder: has unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json.
+        last_is_no_label: see `unet_from_diffusers`.
+
+    Raises:
+        ValueError: a file is not there, or something in one does not fit; the message names it.
+        ImportError: the schedule is one that only `diffusers` can compute, and it is not installed.
+    """
+    options = _read_json(Path(folder) / "scheduler" / "scheduler_config.json")
+    prediction = options.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTION_TYPES:
+        raise ValueError(f"prediction_type must be one of {', '.join(_PREDICTION_TYPES)}, got {prediction!r}")
+    config = _read_json(Path(folder) / "unet" / "config.json")
+    weights = Path(folder) / "unet" / "diffusion_pytorch_model.safetensors"
+    if not weights.is_file():
+        raise ValueError(
+            f"there is no {weights}; weights are read from safetensors only, because other files can run code: "
+            "convert them with diffusers' save_pretrained(…, safe_serialization=True)"
+        )
+    unet = unet_from_diffusers(config, load_file(weights), last_is_no_label)
+    return unet, _schedule(options), _PREDICTION_TYPES[prediction]
+
+
+def _schedule(options: Mapping[str, Any]) -> Discrete:
+    beta = options.get("trained_betas")
+    if beta is None or options.get("rescale_betas_zero_snr"):
+        scheduler = _diffusers().DDPMScheduler
+        known = {key: value for key, value in options.items() if key in scheduler().config}
+        beta = scheduler(**known).betas.tolist()
+    return Discrete(torch.tensor(beta, dtype=torch.float64))
+
+
+def _config_from_diffusers(config: Mapping[str, Any], last_is_no_label: bool) -> UNetConfig:
+    for option in config:
+        if option not in _DEFAULTS and not option.startswith("_"):  # _class_name, _diffusers_version, _name_or_path
+            raise ValueError(f"{option} = {config[option]!r}: this is no option of a UNet2DModel that is known here")
+    theirs = _DEFAULTS | dict(config)
+
+    def check(option: str, fits: bool, expected: str) -> None:
+        if not fits:
+            raise ValueError(f"{option} = {theirs[option]!r} does not fit: our UNet needs {expected}")
+
+    for option, values in _FIXED.items():
+        check(option, theirs[option] in values, " or ".join(map(repr, values)))
+    widths, groups, head = theirs["block_out_channels"], theirs["norm_num_groups"], theirs["attention_head_dim"]
+    C = theirs["in_channels"]
+    check("out_channels", theirs["out_channels"] in (C, 2 * C), f"in_channels = {C} or twice as many")
+    check("block_out_channels", widths[0] % 2 == 0, "an even first width")
+    check("time_embedding_dim", theirs["time_embedding_dim"] in (None, 4 * widths[0]), f"None or {4 * widths[0]}")
+    check("norm_num_groups", bool(groups) and all(w % groups == 0 for w in widths), f"a divisor of each of {widths}")
+    check("attn_norm_num_groups", theirs["attn_norm_num_groups"] in (None, groups), f"None or {groups}")
+    levels, resample = _levels(theirs, check)
+    attends = [widths[level] for level in levels] + [widths[-1]] * theirs["add_attention"]
+    check("attention_head_dim", head is None or all(w % head == 0 for w in attends), f"a divisor of each of {attends}")
+    classes = theirs["num_class_embeds"] or 0
+    check("num_class_embeds", classes > 1 or not last_is_no_label, 'a class besides "no label"')
+
+    add = theirs["resnet_time_scale_shift"] == "default"
+    return UNetConfig(
+        image_channels=C,
+        channels=widths[0],
+        channel_mults=tuple(w // widths[0] if w % widths[0] == 0 else w / widths[0] for w in widths),
+        blocks=theirs["layers_per_block"],
+        attention_levels=levels,
+        middle_attention=None if theirs["add_attention"] == bool(levels) else theirs["add_attention"],
+        head_channels=head,
+        groups=groups,
+        classes=classes - last_is_no_label,
+        no_label=last_is_no_label or not classes,
+        learned_variance=theirs["out_channels"] == 2 * C,
+        dropout=theirs["dropout"],
+        conditioning="add" if add else "scale_shift",
+        resample=resample,
+        pad_end=theirs["downsample_padding"] == 0,
+        # Theirs leaves this norm out under scale_shift, unless it is given groups.
+        middle_attention_norm=add or theirs["attn_norm_num_groups"] is not None or not theirs["add_attention"],
+        norm_eps=theirs["norm_eps"],
+        time_origin=1,
+        frequency_shift=theirs["freq_shift"],
+        sines_first=not theirs["flip_sin_to_cos"],
+    )
+
+
+def _levels(
+    theirs: Mapping[str, Any], check: Callable[[str, bool, str], None]
+) -> tuple[tuple[int, ...], Literal["conv", "block"]]:
+    """The levels with attention, and what stands between levels: in theirs a matter of each block's type."""
+    down, up = theirs["down_block_types"], theirs["up_block_types"]
+    depth = len(theirs["block_out_channels"])
+    for option, types, way in (("down_block_types", down, "Down"), ("up_block_types", up, "Up")):
+        known = (f"{way}Block2D", f"Attn{way}Block2D", f"Resnet{way}sampleBlock2D")
+        check(option, len(types) == depth, f"a type for each of the {depth} levels")
+        check(option, set(types) <= set(known), f"types among {', '.join(known)}")
+    levels = tuple(i for i, kind in enumerate(down) if kind.startswith("Attn"))
+    mirrored = tuple(i for i, kind in enumerate(reversed(up)) if kind.startswith("Attn"))
+    check("up_block_types", mirrored == levels, "attention on the same levels as down_block_types")
+
+    def between(types: Any, attention: str) -> set[bool]:
+        """Which ways of resampling are used; the last block has none."""
+        return {attention == "resnet" if kind.startswith("Attn") else kind.startswith("Resnet") for kind in types[:-1]}
+
+    below, above = between(down, theirs["downsample_type"]), between(up, theirs["upsample_type"])
+    check("down_block_types", len(below) < 2, "convolutions between all levels, or residual blocks between all")
+    check("up_block_types", above == below, "the way up to resample like the way down")
+    return levels, "block" if below == {True} else "conv"
+
+
+def _config_to_diffusers(config: UNetConfig, image_size: int | tuple[int, int] | None) -> dict[str, Any]:
+    def check(option: str, fits: bool, why: str) -> None:
+        if not fits:
+            raise ValueError(f"{option} = {getattr(config, option)!r} cannot be written as a UNet2DModel: {why}")
+
+    attends, add = config.attends_in_the_middle, config.conditioning == "add"
+    norm = config.middle_attention_norm
+    check("patch", config.patch == 1, "it has no patches")
+    check("context_dim", config.context_dim == 0, "it reads no text")
+    check("middle_attention_norm", norm or not add or not attends, 'under conditioning = "add" it always has one')
+    check("norm_eps", config.norm_eps > 0, "it must be positive")
+    levels, block = range(len(config.widths)), config.resample == "block"
+
+    def types(way: str) -> list[str]:
+        plain = f"Resnet{way}sampleBlock2D" if block else f"{way}Block2D"
+        return [f"Attn{way}Block2D" if level in config.attention_levels else plain for level in levels]
+
+    return _DEFAULTS | {
+        "sample_size": image_size,
+        "in_channels": config.image_channels,
+        "out_channels": config.out_channels,
+        "freq_shift": config.frequency_shift,
+        "flip_sin_to_cos": not config.sines_first,
+        "down_block_types": types("Down"),
+        "up_block_types": types("Up")[::-1],
+        "block_out_channels": list(config.widths),
+        "layers_per_block": config.blocks,
+        "downsample_padding": 0 if config.pad_end else 1,
+        "downsample_type": "resnet" if block else "conv",
+        "upsample_type": "resnet" if block else "conv",
+        "dropout": config.dropout,
+        "attention_head_dim": config.head_channels,
+        "norm_num_groups": config.groups,
+        "attn_norm_num_groups": config.groups if attends and norm and not add else None,
+        "norm_eps": config.norm_eps,
+        "resnet_time_scale_shift": "default" if add else "scale_shift",
+        "add_attention": attends,
+        "num_class_embeds": config.classes + config.no_label if config.classes else None,
+    }
+
+
+def _turn(weight: Tensor, step: int, config: UNetConfig) -> Tensor:
+    """Let a layer behind the sinusoids of k see those of k + step: W' [cos kf; sin kf] = W [cos (k+s)f; sin (k+s)f].
+
+    By the addition theorems the sinusoids of a later time are those of this time, turned by sf.
+    """
+    cos, sin = timestep_embedding(
+        torch.tensor([step], device=weight.device), config.channels, frequency_shift=config.frequency_shift
+    ).chunk(2, dim=1)
+    if config.sines_first:
+        of_sin, of_cos = weight.chunk(2, dim=1)
+        return torch.cat([of_sin * cos - of_cos * sin, of_cos * cos + of_sin * sin], dim=1)
+    of_cos, of_sin = weight.chunk(2, dim=1)
+    return torch.cat([of_cos * cos + of_sin * sin, of_sin * cos - of_cos * sin], dim=1)
+
+
+# Our names → theirs, applied one after the other.
+_RENAMES = [
+    (r"^stem", "conv_in"),
+    (r"^norm", "conv_norm_out"),
+    (r"^head", "conv_out"),
+    (r"^embed_time\.layers\.0", "time_embedding.linear_1"),
+    (r"^embed_time\.layers\.2", "time_embedding.linear_2"),
+    (r"^embed_class", "class_embedding"),
+    (r"^(down|up)\.(\d+)\.(\d+)\.block", r"\1_blocks.\2.resnets.\3"),
+    (r"^(down|up)\.(\d+)\.(\d+)\.attention", r"\1_blocks.\2.attentions.\3"),
+    (r"^middle\.(\d+)\.block", r"mid_block.resnets.\1"),
+    (r"^middle\.(\d+)\.attention", r"mid_block.attentions.\1"),
+    (r"^downsample\.(\d+)\.(weight|bias)", r"downsample.\1.conv.\2"),
+    (r"^(down|up)sample\.(\d+)", r"\1_blocks.\2.\1samplers.0"),
+    (r"\.(scale_shift|shift)\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
+]
+
+
+def _names(key: str) -> list[str]:
+    """Their name or names of our weight: q, k and v are three layers there and one here."""
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return [key.replace(".qkv.", f".to_{part}.") for part in "qkv"] if ".qkv." in key else [key]
+
+
+def _new_name(key: str) -> str:
+    """Weights saved before 2023, those of google/ddpm-cifar10-32 among them, call the attention's layers otherwise."""
+    new = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return re.sub(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.", lambda m: f"{m[1]}.{new[m[2]]}.", key)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; give the folder of a pipeline that diffusers saved")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _diffusers() -> Any:
+    if importlib.util.find_spec("diffusers") is None:
+        raise ImportError("pipelines need the package diffusers: pip install 'diffusion-book[interop]'")
+    # diffusers imports torchvision, which beside a CPU build of torch has to be mended first.
+    import diffusers
+
+    import diffusion_book.data._torchvision  # noqa: F401
+
+    return diffusers

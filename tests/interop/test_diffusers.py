@@ -1,0 +1,365 @@
+"""Networks and pipelines against `diffusers` itself: the same numbers on both sides, and back again."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
+
+from diffusion_book import denoise, samplers, schedules
+from diffusion_book.interop import load_pipeline, save_pipeline, unet_from_diffusers, unet_to_diffusers
+from diffusion_book.nn import SIZES, UNet, UNetConfig
+
+K4 = torch.tensor([0, 249, 699, 999])  # their timesteps
+T4 = K4 + 1  # our times
+
+TINY = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "norm_num_groups": 8,
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+# The config.json of google/ddpm-cifar10-32, which Ho et al.'s weights were converted to.
+CIFAR10 = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.0.4",
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 256, 256, 256],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 32,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}
+# The network that DESIGN's table of speed compares with.
+BASELINE = {
+    "sample_size": 32,
+    "layers_per_block": 2,
+    "block_out_channels": (32, 64, 128),
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 32,
+    "attention_head_dim": 32,
+}
+SCALE_SHIFT = TINY | {"resnet_time_scale_shift": "scale_shift"}
+CONFIGS = {
+    "tiny": TINY,
+    "cifar10": CIFAR10,
+    "baseline": BASELINE,
+    "defaults": {"block_out_channels": (32, 64, 64, 64)},
+    "classes": TINY | {"num_class_embeds": 11},
+    "scale-shift": SCALE_SHIFT,
+    "scale-shift-norm": SCALE_SHIFT | {"attn_norm_num_groups": 8, "attention_head_dim": 16},
+    "scale-shift-no-attention": SCALE_SHIFT
+    | {"add_attention": False, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2},
+    "middle-only": TINY | {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2},
+    "no-middle": TINY | {"add_attention": False, "in_channels": 1, "out_channels": 1},
+    "learned-variance": TINY | {"out_channels": 6, "act_fn": "swish"},
+    "fractions": TINY | {"block_out_channels": (16, 24), "time_embedding_dim": 64, "dropout": 0.1},
+    "resnet": TINY
+    | {
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        "up_block_types": ("ResnetUpsampleBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "resnet_time_scale_shift": "scale_shift",
+    },
+}
+
+
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Away from zeros and ones, so that no two weights may be exchanged unseen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def options(theirs: UNet2DModel) -> dict:
+    """As JSON knows them, and without those that start with an underscore."""
+    return json.loads(json.dumps({key: value for key, value in theirs.config.items() if key[0] != "_"}))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_network_of_diffusers_says_the_same_here_and_goes_back_bit_for_bit(config, generator):
+    theirs = UNet2DModel(**{key: value for key, value in config.items() if key[0] != "_"})
+    # Small networks get weights that excite every branch; the wide ones keep to their initial size.
+    theirs = randomised(theirs) if max(config["block_out_channels"]) < 64 else theirs.eval()
+    ours = unet_from_diffusers(config, theirs.state_dict())
+    side = 8 if len(config["block_out_channels"]) < 4 else 16
+    x = torch.randn(4, ours.config.image_channels, side, side, generator=generator)
+    y = torch.tensor([0, 3, 9, 10]) if ours.config.classes else None
+    with torch.no_grad():
+        expected = theirs(x, K4, class_labels=y).sample
+        torch.testing.assert_close(ours(x, T4, y), expected, rtol=1e-5, atol=1e-5)
+
+    back, state = unet_to_diffusers(ours, config.get("sample_size"))
+    expected_options = options(theirs) | {"act_fn": "silu", "time_embedding_dim": None}  # two names of each
+    assert json.loads(json.dumps(back)) == expected_options
+    assert state.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
+
+
+OURS = {
+    "tiny": SIZES["tiny"],
+    "digits-unpatched": replace(SIZES["digits"], patch=1, classes=10),
+    "small": replace(SIZES["small"], channels=32),
+    "learned-variance": replace(SIZES["tiny"], learned_variance=True, image_channels=3),
+    "others": replace(
+        SIZES["tiny"],
+        conditioning="add",
+        resample="block",
+        sines_first=True,
+        frequency_shift=1,
+        pad_end=True,
+        norm_eps=1e-6,
+        head_channels=None,
+    ),
+    "no-attention": replace(SIZES["tiny"], attention_levels=()),
+    "middle-without-norm": replace(SIZES["tiny"], middle_attention_norm=False, time_origin=3),
+}
+
+
+@pytest.mark.parametrize("config", OURS.values(), ids=OURS.keys())
+def test_a_network_of_ours_says_the_same_there_and_comes_back(config, generator):
+    """Its sinusoids start at 0 where theirs start at 1, so the first layer behind them is turned."""
+    ours = randomised(UNet(config))
+    options, state = unet_to_diffusers(ours, 8)
+    theirs = UNet2DModel(**options).eval()
+    theirs.load_state_dict(state)
+    again = unet_from_diffusers(options, state, last_is_no_label=bool(config.classes))
+    assert again.config == replace(config, time_origin=1)
+    x = torch.randn(4, config.image_channels, 8, 8, generator=generator)
+    y = torch.tensor([0, 3, 9, 10]) if config.classes else None
+    with torch.no_grad():
+        expected = ours(x, T4, y)
+        # An angle of up to 1000 in single precision is off by 1000 · 6e-8 on either side.
+        torch.testing.assert_close(theirs(x, K4, class_labels=y).sample, expected, rtol=0, atol=5e-4)
+        torch.testing.assert_close(again(x, T4, y), expected, rtol=0, atol=5e-4)
+    late = torch.nn.functional.mse_loss(theirs(x, T4, class_labels=y).sample, expected)
+    assert late.sqrt() > 2e-3, "the tolerance could not tell one time from the next"
+
+
+def test_what_was_written_is_read_bit_for_bit():
+    ours = randomised(UNet(replace(SIZES["tiny"], time_origin=1, classes=4)))
+    again = unet_from_diffusers(*unet_to_diffusers(ours), last_is_no_label=True)
+    assert again.config == ours.config
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_a_copy_is_a_copy_and_can_be_trained():
+    theirs = UNet2DModel(**TINY)
+    before = {key: value.clone() for key, value in theirs.state_dict().items()}
+    ours = unet_from_diffusers(TINY, theirs.state_dict())
+    _, state = unet_to_diffusers(ours)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            assert parameter.requires_grad
+            parameter.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in theirs.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in state.items())
+
+
+def test_the_old_names_of_attention_are_understood(generator):
+    theirs = randomised(UNet2DModel(**TINY))
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        for new, name in old.items():
+            key = key.replace(f".{new}.", f".{name}.")
+        state[key] = value
+    assert "mid_block.attentions.0.proj_attn.weight" in state
+    x = torch.randn(4, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        expected = theirs(x, K4).sample
+        torch.testing.assert_close(unet_from_diffusers(TINY, state)(x, T4), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"center_input_sample": True}, "center_input_sample = True does not fit: our UNet needs False"),
+        ({"time_embedding_type": "fourier", "act_fn": "relu"}, "time_embedding_type = 'fourier' does not fit"),
+        ({"time_embedding_dim": 32}, "time_embedding_dim = 32 .* needs None or 64"),
+        ({"freq_shift": 2}, "freq_shift = 2 .* 0 or 1"),
+        ({"mid_block_type": None}, "mid_block_type = None"),
+        ({"mid_block_scale_factor": 1.4}, "mid_block_scale_factor = 1.4"),
+        ({"downsample_padding": 2}, "downsample_padding = 2"),
+        ({"act_fn": "gelu"}, "act_fn = 'gelu' .* 'silu' or 'swish'"),
+        ({"class_embed_type": "timestep"}, "class_embed_type = 'timestep'"),
+        ({"out_channels": 4}, "out_channels = 4 .* in_channels = 3 or twice as many"),
+        ({"norm_num_groups": 5}, "norm_num_groups = 5"),
+        ({"attn_norm_num_groups": 4}, "attn_norm_num_groups = 4 .* None or 8"),
+        ({"attention_head_dim": 12}, r"attention_head_dim = 12 .* a divisor of each of \[32, 32\]"),
+        ({"down_block_types": ("KDownBlock2D", "AttnDownBlock2D")}, "down_block_types = .* among DownBlock2D"),
+        ({"up_block_types": ("UpBlock2D", "AttnUpBlock2D")}, "up_block_types = .* same levels as down_block_types"),
+        ({"down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D")}, "up_block_types = .* to resample like"),
+        ({"up_block_types": ("AttnUpBlock2D",)}, "up_block_types = .* a type for each of the 2 levels"),
+        ({"upsample_type": "resnet"}, "up_block_types = .* to resample like the way down"),
+        ({"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift = 'spatial'"),
+        ({"encoder_hid_dim": 8}, "encoder_hid_dim = 8: this is no option of a UNet2DModel"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        unet_from_diffusers(TINY | changes, {})
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "message"),
+    [
+        (["conv_in.weight"], {}, r"the weights lack conv_in.weight, of shape \(16, 3, 3, 3\)"),
+        (["mid_block.attentions.0.to_k.bias"], {}, r"lack mid_block.attentions.0.to_k.bias, of shape \(32,\)"),
+        ([], {"conv_out.bias": torch.zeros(4)}, r"conv_out.bias must have the shape \(3,\), got \(4,\)"),
+        ([], {"class_embedding.weight": torch.zeros(4, 64)}, "class_embedding.weight has no place in this U-Net"),
+    ],
+)
+def test_a_weight_that_does_not_fit_is_named(drop, add, message):
+    state = {key: value for key, value in UNet2DModel(**TINY).state_dict().items() if key not in drop} | add
+    with pytest.raises(ValueError, match=message):
+        unet_from_diffusers(TINY, state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch": 2, "context_dim": 4}, "patch = 2 cannot be written as a UNet2DModel: it has no patches"),
+        ({"context_dim": 4}, "context_dim = 4 cannot be written as a UNet2DModel: it reads no text"),
+        ({"conditioning": "add", "middle_attention_norm": False}, "middle_attention_norm = False cannot be written"),
+    ],
+)
+def test_an_option_that_cannot_be_written_is_named_and_nothing_is_written(changes, message, tmp_path):
+    unet = UNet(replace(SIZES["tiny"], **changes))
+    with pytest.raises(ValueError, match=message):
+        save_pipeline(tmp_path / "pipeline", unet, schedules.linear(), "eps", 8)
+    assert not (tmp_path / "pipeline").exists()
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_a_pipeline_saved_here_samples_there_like_ours(prediction, tmp_path):
+    """DDPMPipeline's own loop from the same seed: it draws x_T and then the noise of each step, as our `ddpm` does."""
+    schedule = schedules.cosine(8)
+    ours = randomised(UNet(replace(SIZES["tiny"], image_channels=3)))
+    save_pipeline(tmp_path, ours, schedule, prediction, image_size=8)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    found = pipeline(2, torch.Generator().manual_seed(7), num_inference_steps=8, output_type="pt").images
+
+    generator = torch.Generator().manual_seed(7)
+    xt = samplers.start_noise((2, 3, 8, 8), generator)
+    denoiser = denoise.from_network(ours, schedule, prediction, x0_max=1.0)
+    x0 = samplers.ddpm(denoiser, schedule, xt, samplers.uniform_times(8, 8), generator)
+    # Their tables are float32: 1 − ᾱ_t carries 6e-8 / (1 − ᾱ_1) ≈ 1e-6, and the steps add up.
+    torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-4)
+    assert found.std() > 0.05
+
+    again, schedule_again, prediction_again = load_pipeline(tmp_path)
+    assert prediction_again == prediction
+    assert torch.equal(schedule_again.beta, schedule.beta)
+    x, t = torch.randn(2, 3, 8, 8, generator=generator), torch.tensor([1, 8])
+    with torch.no_grad():
+        torch.testing.assert_close(again(x, t), ours(x, t), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_ddim_of_diffusers_agrees_with_ours_on_a_saved_network(steps, tmp_path):
+    schedule = schedules.linear(20, 1e-3, 0.3)
+    ours = randomised(UNet(SIZES["tiny"]))
+    save_pipeline(tmp_path, ours, schedule, "eps", image_size=8)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path, local_files_only=True)
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    start = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    xt = start
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            xt = scheduler.step(pipeline.unet(xt, k).sample, k, xt).prev_sample
+    times = [int(k) + 1 for k in scheduler.timesteps] + [0]
+    x0 = samplers.ddim(denoise.from_network(ours, schedule, "eps"), schedule, start, times)
+    # x̂0 = (x_t − b ε)/a divides what single precision loses by a_T ≈ 0.17, at each of the steps.
+    torch.testing.assert_close(xt, x0, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "ours"),
+    [
+        ({}, schedules.linear()),
+        ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, schedules.scaled_linear()),
+        ({"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}, schedules.cosine(50)),
+        ({"rescale_betas_zero_snr": True}, schedules.zero_terminal_snr(schedules.linear())),
+    ],
+)
+def test_a_pipeline_saved_there_is_read_here(scheduler, ours, tmp_path):
+    theirs = randomised(UNet2DModel(**TINY))
+    DDPMPipeline(theirs, DDPMScheduler(prediction_type="v_prediction", **scheduler)).save_pretrained(tmp_path)
+    unet, schedule, prediction = load_pipeline(tmp_path)
+    assert prediction == "v"
+    assert schedule.T == ours.T
+    # Theirs are float32: 6e-8. Rescaled, each is 1 − a quotient of differences that cancel towards T, to 2e-2 at worst.
+    torch.testing.assert_close(schedule.beta, ours.beta, rtol=0, atol=6e-8 / 2e-2)
+    x = torch.zeros(4, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(x, T4), theirs(x, K4).sample, rtol=1e-5, atol=1e-5)
+
+
+def test_another_scheduler_of_the_folder_is_read_too(tmp_path):
+    DDPMPipeline(UNet2DModel(**TINY), DDIMScheduler(steps_offset=1, prediction_type="sample")).save_pretrained(tmp_path)
+    _, schedule, prediction = load_pipeline(tmp_path)
+    assert (schedule.T, prediction) == (1000, "x0")
+
+
+def test_a_learned_variance_is_told_to_the_scheduler(tmp_path):
+    unet = randomised(UNet(replace(SIZES["tiny"], learned_variance=True)))
+    save_pipeline(tmp_path, unet, schedules.linear(10, 1e-3, 0.3), "eps", 8)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    assert pipeline(1, num_inference_steps=2, output_type="pt").images.shape == (1, 1, 8, 8)
+    assert load_pipeline(tmp_path)[0].config.learned_variance
+
+
+def test_weights_are_safetensors_or_nothing(tmp_path):
+    save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
+    assert sorted(path.name for path in (tmp_path / "unet").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "unet" / "model.bin")
+    with pytest.raises(ValueError, match="weights are read from safetensors only, because other files can run code"):
+        load_pipeline(tmp_path)
+
+
+def test_what_is_missing_is_said(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"there is no .*scheduler_config.json; give the folder of a pipeline"):
+        load_pipeline(tmp_path)
+    with pytest.raises(ValueError, match="diffusers has no prediction 'score'; train one of eps, v, x0"):
+        save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "score", 8)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"pip install 'diffusion-book\[interop\]'"):
+        save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_need_no_diffusers(monkeypatch):
+    state = UNet2DModel(**TINY).state_dict()
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    unet = unet_from_diffusers(TINY, state)
+    assert isinstance(unet.config, UNetConfig)
+    unet_to_diffusers(unet)
