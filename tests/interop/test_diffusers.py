@@ -265,7 +265,7 @@ def test_a_pipeline_saved_here_samples_there_like_ours(prediction, tmp_path):
     generator = torch.Generator().manual_seed(7)
     xt = samplers.start_noise((2, 3, 8, 8), generator)
     denoiser = denoise.from_network(ours, schedule, prediction, x0_max=1.0)
-    x0 = samplers.ddpm(denoiser, schedule, xt, samplers.uniform_times(8, 8), generator)
+    x0 = samplers.ddpm(denoiser, schedule, xt, samplers.uniform_times(schedule, 8), generator)
     # Their tables are float32: 1 − ᾱ_t carries 6e-8 / (1 − ᾱ_1) ≈ 1e-6, and the steps add up.
     torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-4)
     assert found.std() > 0.05
