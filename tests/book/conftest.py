@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The rules and helpers of these tests, and the book's own extensions, are plain modules in folders.
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "book" / "_ext")]
 
+import api  # noqa: E402
 import rules  # noqa: E402
 
 
@@ -18,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chapters = rules.chapters(ROOT)
         metafunc.parametrize("chapter", chapters, ids=[path.stem for path in chapters])
     if "page_name" in metafunc.fixturenames:
-        metafunc.parametrize("page_name", rules.toc_pages(ROOT))
+        metafunc.parametrize("page_name", [*rules.toc_pages(ROOT), *api.source_pages()])
 
 
 def sources() -> list[Path]:

@@ -1,4 +1,4 @@
-"""What the samplers share: the starting noise, the grid's coefficients, and what a callback is told."""
+"""What the samplers share: the starting noise, the grid's coefficients, and what a callback is told. Chapter 6."""
 
 import math
 from collections.abc import Callable, Sequence
