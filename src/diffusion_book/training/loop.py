@@ -114,7 +114,7 @@ def train(
         t = draw_times(schedule, len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator)
         y = None if y is None or no_label is None else _drop_labels(y, no_label, config.label_dropout, generator)
-        x0, t, eps = x0.to(device), t.to(device), eps.to(device)
+        x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
         y = None if y is None else y.to(device)
 
         with autocast(config.precision, device):

@@ -1,0 +1,95 @@
+"""Break the library on purpose, one small change at a time, and see that some test goes red.
+
+    python tests/mutation.py --count 100 --seed 0
+
+draws places in `schedules`, `process`, `losses`, `denoise`, `guidance` and `samplers` at random, changes one operator,
+comparison, number or condition there in a copy of the package, and runs the tests that answer for that file. A
+change that no test notices is printed: either a test is missing, or the change does not matter, and then it should
+be possible to say why. Not part of `make test`, which it would make many times longer.
+"""
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "diffusion_book"
+TESTS: dict[str, list[str]] = {
+    "schedules.py": ["tests/test_schedules.py"],
+    "process.py": ["tests/test_process.py", "tests/test_losses.py"],
+    "losses.py": ["tests/test_losses.py"],
+    "denoise.py": ["tests/test_denoise.py", "tests/samplers/test_common.py"],
+    "guidance.py": ["tests/test_guidance.py"],
+    "samplers": ["tests/samplers"],
+}
+OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[ast.Module, int, str]]:
+    """Every tree that differs in one place, the line of that place, and what was done there."""
+    for index, node in enumerate(ast.walk(tree)):
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            yield _changed(tree, index, "op", OPERATORS[type(node.op)]()), node.lineno, f"swap in {ast.unparse(node)}"
+        elif isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+            new = [COMPARISONS[type(node.ops[0])](), *node.ops[1:]]
+            yield _changed(tree, index, "ops", new), node.lineno, f"shift {ast.unparse(node)}"
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield _changed(tree, index, "value", node.value + 1), node.lineno, f"{node.value} + 1"
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            yield _changed(tree, index, "op", ast.UAdd()), node.lineno, f"drop the minus of {ast.unparse(node)}"
+        elif isinstance(node, ast.If | ast.IfExp):
+            no = ast.UnaryOp(ast.Not(), node.test)
+            yield _changed(tree, index, "test", no), node.lineno, f"negate {ast.unparse(node.test)}"
+
+
+def _changed(tree: ast.Module, index: int, field: str, value: object) -> ast.Module:
+    new = copy.deepcopy(tree)
+    setattr(list(ast.walk(new))[index], field, copy.deepcopy(value))
+    return ast.fix_missing_locations(new)
+
+
+def survives(path: Path, source: str, tests: list[str]) -> bool:
+    """Whether the tests stay green with this source in the place of the file's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PACKAGE, Path(folder) / "diffusion_book", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / "diffusion_book" / path.relative_to(PACKAGE)).write_text(source, encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        try:
+            run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=600)
+        except subprocess.TimeoutExpired:
+            return False  # a loop that never ends is noticed
+        return run.returncode == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=100, help="how many changes to try")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="a part of the path, such as samplers/ddim")
+    options = parser.parse_args()
+    found = []
+    for part, tests in TESTS.items():
+        for path in sorted((PACKAGE / part).rglob("*.py")) if (PACKAGE / part).is_dir() else [PACKAGE / part]:
+            if options.only in str(path):
+                found += [(path, tests, *mutant) for mutant in mutants(ast.parse(path.read_text("utf8")))]
+    chosen = random.Random(options.seed).sample(found, min(options.count, len(found)))
+    left = 0
+    for number, (path, tests, tree, line, what) in enumerate(chosen, 1):
+        alive = survives(path, ast.unparse(tree), tests)
+        left += alive
+        print(f"{number}/{len(chosen)} {'SURVIVES' if alive else 'killed'} {path.name}:{line} {what}", flush=True)
+    print(f"{len(chosen) - left} of {len(chosen)} killed, of {len(found)} possible")
+
+
+if __name__ == "__main__":
+    main()
