@@ -71,11 +71,17 @@ def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float
     return list(zip(c_0.tolist(), c_t.tolist(), std.tolist()))
 
 
+def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
+    """c_t x_t + Σ_k c_k x̂0_k, with one pass over the batch for each term."""
+    xs = c_t * xt
+    for c, x0_hat in terms:
+        xs.add_(x0_hat, alpha=c)  # into what we have just made, and nobody has seen
+    return xs
+
+
 def denoise_at(denoiser: Denoiser, xt: Tensor, t: int | float, where: str = "") -> Tensor:
     """x̂0 at one time for the whole batch; a NaN or infinity is reported where it first appears."""
-    x0_hat = denoiser(xt, batch_of_times(xt, t))
-    check_estimate(x0_hat, xt, t, where)
-    return x0_hat
+    return check_estimate(denoiser(xt, batch_of_times(xt, t)), xt, t, where)
 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
@@ -85,8 +91,8 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     return torch.full((len(xt),), t, dtype=torch.long if isinstance(t, int) else torch.float64, device=xt.device)
 
 
-def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> None:
-    """Raise where a denoiser's answer has another shape than x_t, or is not finite."""
+def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> Tensor:
+    """Return a denoiser's answer in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
     if x0_hat.shape != xt.shape:
         raise ValueError(
             f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {tuple(x0_hat.shape)} at t = {t:g}"
@@ -96,6 +102,7 @@ def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") 
         raise FloatingPointError(
             f"the denoiser returned NaN or infinity at t = {t:g}{where}; look at its output at that time"
         )
+    return x0_hat.to(xt.dtype)
 
 
 def steps_of(times: Times) -> list[tuple[int, int | float, int | float, str]]:

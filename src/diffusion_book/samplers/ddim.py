@@ -5,14 +5,11 @@ variables x/a and σ is η = 0, and the "ancestral" Euler sampler is η = 1, whi
 chapter 7 proves it in three lines.
 """
 
-from itertools import pairwise
-
-import torch
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
-from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps, steps_of
+from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -54,9 +51,10 @@ def ddim(
         std = eta * posterior[i][2]
         c_eps = max(b[i + 1] ** 2 - std**2, 0) ** 0.5
         # ε̂ = (x_t − a_t x̂0)/b_t is written out, which saves two passes over the batch.
-        xt = (c_eps / b[i]) * xt + (a[i + 1] - c_eps * a[i] / b[i]) * x0_hat
+        xs = combine(c_eps / b[i], xt, (a[i + 1] - c_eps * a[i] / b[i], x0_hat))
         if generator is not None and std > 0:
-            xt = xt + std * randn_like(xt, generator)
+            xs = xs + std * randn_like(xs, generator)
+        xt = xs
         if callback is not None:
             callback(Step(t, s, xt, x0_hat))
     return xt
@@ -108,13 +106,13 @@ def ddim_invert(
     if a[0] == 0:
         raise ValueError("at t = T this schedule has no signal left (a = 0), so no x_T leads back to x0; start lower")
     xs = x0
-    for i, (t, s) in reversed(list(enumerate(pairwise(times)))):
+    for i, t, s, where in reversed(steps_of(times)):
         xt = xs
         for _ in range(iterations):
-            x0_hat = denoise_at(denoiser, xt, t)
+            x0_hat = denoise_at(denoiser, xt, t, where)
             eps_hat = (xt - a[i] * x0_hat) / b[i]
             xt = (a[i] / a[i + 1]) * (xs - b[i + 1] * eps_hat) + b[i] * eps_hat
         xs = xt
         if callback is not None:
             callback(Step(s, t, xs, x0_hat))
-    return torch.as_tensor(xs)
+    return xs

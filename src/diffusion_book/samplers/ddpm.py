@@ -3,12 +3,19 @@
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from diffusion_book.denoise import WithVariance
 from diffusion_book.process import Generators, learned_std, randn_like, step_coefficients
-from diffusion_book.samplers.common import Callback, Step, batch_of_times, check_estimate, posterior_steps, steps_of
+from diffusion_book.samplers.common import (
+    Callback,
+    Step,
+    batch_of_times,
+    check_estimate,
+    combine,
+    posterior_steps,
+    steps_of,
+)
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -46,9 +53,9 @@ def ddpm(
     for i, t, s, where in steps_of(times):
         estimate = denoiser(xt, batch_of_times(xt, t))
         x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
-        check_estimate(x0_hat, xt, t, where)
+        x0_hat = check_estimate(x0_hat, xt, t, where)
         c_0, c_t, std = posterior[i]
-        xs = c_0 * x0_hat + c_t * xt
+        xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:
             xs = xs + _std(variance, schedule, estimate, std, t, s) * randn_like(xt, generator)
         xt = xs
@@ -73,4 +80,4 @@ def _std(
         raise ValueError(
             "variance='learned' needs a denoiser that returns x̂0 and v: make it with denoise.from_network_with_variance"
         )
-    return learned_std(schedule, estimate.v, torch.as_tensor(t), torch.as_tensor(s))
+    return learned_std(schedule, estimate.v, t, s)

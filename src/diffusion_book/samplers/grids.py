@@ -23,13 +23,16 @@ def uniform_times(schedule: Schedule, steps: int) -> Times:
 
 
 def leading_times(schedule: Discrete, steps: int) -> Times:
-    """Multiples of ⌊T/steps⌋, counted from the data; the first step takes what is left, from T itself.
+    """T, then 1 + k ⌊T/steps⌋ down to 1, then 0: the grid of the code of DDPM and DDIM, but for its first time.
 
-    diffusers' "leading" starts at the first multiple below T, where the network never saw pure noise; this reaches T.
+    diffusers calls it "leading" and starts at 1 + (steps − 1) ⌊T/steps⌋. That is below T, where something of x0 is
+    left that pure noise does not have (Lin et al. 2024, section 3.3); this grid starts at T.
     """
+    if not isinstance(schedule, Discrete):
+        raise ValueError(f"leading times are integers, which {schedule!r} does not have; try uniform_times")
     _check_steps(schedule, steps)
     stride = schedule.T // steps
-    return [schedule.T, *(stride * k for k in range(steps - 1, -1, -1))]
+    return [schedule.T, *(1 + stride * k for k in range(steps - 2, -1, -1)), 0]
 
 
 def quadratic_times(schedule: Schedule, steps: int) -> Times:
@@ -51,7 +54,7 @@ def karras_times(
         schedule: any; its times are those at which b/a is the wanted σ. The first is T, whatever σ_max is.
         rho: 7 is their choice; 1 spaces σ evenly.
         sigma_min: the last noise before none: 0.002 where it is not given, or σ_1 if that is more.
-        sigma_max: the first; σ_T where it is not given, or 80 if that is less.
+        sigma_max: the first, at most σ_T; σ_T where it is not given, or 80 if that is less.
     """
     _check_steps(schedule, steps)
     low, high = _sigma_range(schedule, sigma_min, sigma_max)
@@ -76,7 +79,7 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
         raise ValueError(
             f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times(schedule, 50)"
         )
-    grid = schedule.check_time(torch.as_tensor(times)).tolist()
+    grid = schedule.check_time(times if isinstance(times, Tensor) else _exact(times)).tolist()
     if any(t <= s for t, s in pairwise(grid)):
         raise ValueError(f"a time grid must fall strictly from noise to data, got {_abbreviate(grid)}")
     if grid[-1] != 0:
@@ -84,6 +87,12 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
             f"a time grid must end at the data, t = 0, got an end of {grid[-1]}: the last step would leave noise"
         )
     return grid
+
+
+def _exact(times: Times) -> Tensor:
+    """The numbers as a tensor; floats in float64, since float32 would move them, even past T."""
+    grid = torch.as_tensor(times)
+    return torch.as_tensor(times, dtype=torch.float64) if grid.is_floating_point() else grid
 
 
 def _at_sigmas(schedule: Schedule, sigma: Tensor) -> Times:
@@ -103,10 +112,11 @@ def _finish(schedule: Schedule, times: Tensor) -> Times:
 
 def _sigma_range(schedule: Schedule, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
     first = float(schedule.sigma(1)) if isinstance(schedule, Discrete) else 0.0
+    most = float(schedule.sigma(schedule.T))
     low = max(0.002, first) if sigma_min is None else sigma_min
-    high = min(80.0, float(schedule.sigma(schedule.T))) if sigma_max is None else sigma_max
-    if not 0 < low < high:
-        raise ValueError(f"expected 0 < sigma_min < sigma_max, got {low:g} and {high:g}")
+    high = min(80.0, most) if sigma_max is None else sigma_max
+    if not 0 < low < high <= most:
+        raise ValueError(f"expected 0 < sigma_min < sigma_max ≤ σ_T = {most:g}, got {low:g} and {high:g}")
     return low, high
 
 

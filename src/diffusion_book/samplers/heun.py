@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
-from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, steps_of
+from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule
 
@@ -38,9 +38,12 @@ def heun(
         churn_from, churn_to: the range of σ where it does so (S_min, S_max), as far as the schedule reaches.
         churn_noise: the standard deviation of that noise, S_noise.
         generator: needed where churn > 0.
-        callback: told of each step.
+        callback: told of each step, with its last x̂0.
+
+    Returns:
+        x_0 [B, …], without noise.
     """
-    if churn < 0:
+    if not churn >= 0:
         raise ValueError(f"churn must not be negative, got {churn}")
     if churn > 0 and generator is None:
         raise ValueError("churn > 0 draws noise, so pass a torch.Generator; churn = 0 needs none")
@@ -49,22 +52,23 @@ def heun(
     times = check_times(schedule, times)
     a, b, sigmas = coefficients(schedule, times)
     gamma = min(churn / (len(times) - 1), math.sqrt(2) - 1)
+    churn_to = min(churn_to, float(schedule.sigma(schedule.T)) / (1 + gamma))  # there is no noise to go up to above T
     for i, t, s, where in steps_of(times):
-        a_t, b_t, sigma_t = a[i], b[i], sigmas[i]
-        if generator is not None and gamma > 0 and churn_from <= sigma_t <= min(churn_to, _largest(schedule, gamma)):
+        t_hat, a_t, b_t, sigma_t = t, a[i], b[i], sigmas[i]
+        if generator is not None and gamma > 0 and churn_from <= sigma_t <= churn_to and a_t > 0:
             sigma_hat = (1 + gamma) * sigma_t
-            t, a_hat, b_hat = _at_sigma(schedule, sigma_hat)
+            t_hat, a_hat, b_hat = _at_sigma(schedule, sigma_hat)
             added = a_hat * churn_noise * math.sqrt(sigma_hat**2 - sigma_t**2)
-            xt = (a_hat / a_t) * xt + added * randn_like(xt, generator)
+            xt = combine(a_hat / a_t, xt, (added, randn_like(xt, generator)))
             a_t, b_t, sigma_t = a_hat, b_hat, sigma_hat
         a_s, b_s, sigma_s = a[i + 1], b[i + 1], sigmas[i + 1]
-        x0_hat = denoise_at(denoiser, xt, t, where)
-        eps_hat = (xt - a_t * x0_hat) / b_t
-        xs = a_s * x0_hat + b_s * eps_hat
+        x0_hat = denoise_at(denoiser, xt, t_hat, where)
+        xs = combine(b_s / b_t, xt, (a_s - b_s * a_t / b_t, x0_hat))  # Euler's a_s x̂0 + b_s ε̂
         if s > 0 and a_t > 0:
-            x0_hat = denoise_at(denoiser, xs, s, where)
-            slope = 0.5 * (eps_hat + (xs - a_s * x0_hat) / b_s)
-            xs = (a_s / a_t) * xt + a_s * (sigma_s - sigma_t) * slope
+            x0_at_s = denoise_at(denoiser, xs, s, where)
+            # From t to Euler's x_s the slope ε̂ = (x/a − x̂0)/σ changes by (x̂0 − x̂0 at s)/σ_s: half of it was missing.
+            xs = torch.add(xs, x0_at_s - x0_hat, alpha=0.5 * a_s * (sigma_t / sigma_s - 1))
+            x0_hat = x0_at_s
         xt = xs
         if callback is not None:
             callback(Step(t, s, xt, x0_hat))
@@ -73,11 +77,6 @@ def heun(
 
 def _at_sigma(schedule: Schedule, sigma: float) -> tuple[float, float, float]:
     """The time with this σ, and a and b such that b/a is σ to the last digit."""
-    t = float(schedule.time_at(torch.tensor(-2 * math.log(sigma), dtype=torch.float64)))
+    t = float(schedule.time_at(-2 * math.log(sigma)))
     a = float(schedule.a(t))
     return t, a, a * sigma
-
-
-def _largest(schedule: Schedule, gamma: float) -> float:
-    """Above this σ there is no room to churn: the schedule ends."""
-    return float(schedule.sigma(schedule.T)) / (1 + gamma)

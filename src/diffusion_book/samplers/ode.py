@@ -41,8 +41,7 @@ def probability_flow(
     Returns:
         x_0 [B, …].
     """
-    _continuous(schedule)
-    first, last = _angle(schedule), math.atan(sigma_min)
+    last, first = _angles(schedule, sigma_min)
     y = _solve(denoiser, schedule, xt / schedule.prior_std, first, last, rtol, atol)
     t, scale = _at_angle(schedule, last)
     return _estimate(denoiser, scale * y, t).to(xt)
@@ -57,8 +56,7 @@ def encode(
     atol: float = 1e-5,
 ) -> Tensor:
     """The way back: the x_T [B, …] from which `probability_flow` comes to x0 (chapter 15)."""
-    _continuous(schedule)
-    first, last = math.atan(sigma_min), _angle(schedule)
+    first, last = _angles(schedule, sigma_min)
     y = _solve(denoiser, schedule, math.cos(first) * x0, first, last, rtol, atol)
     return schedule.prior_std * y
 
@@ -85,13 +83,12 @@ def log_likelihood(
             for each example, which is right on average (Hutchinson 1990; Grathwohl et al. 2019).
         generator: needed for "hutchinson".
     """
-    _continuous(schedule)
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
     if divergence == "hutchinson" and generator is None:
         raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
     probe = None if generator is None or divergence == "exact" else randn_like(x0.double(), generator).sign()
-    first, last = math.atan(sigma_min), _angle(schedule)
+    first, last = _angles(schedule, sigma_min)
     start = torch.cat([math.cos(first) * x0.double().flatten(1), x0.new_zeros(len(x0), 1, dtype=torch.float64)], 1)
 
     def velocity(phi: float, state: np.ndarray) -> np.ndarray:
@@ -112,9 +109,12 @@ def _v_and_divergence(
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         y = y.detach().requires_grad_(True)
-        v = _velocity(denoiser, schedule, y, phi, dtype)
-        if not v.requires_grad:
-            raise ValueError("the denoiser must be differentiable in x_t; is it under torch.no_grad?")
+        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype)
+        if not x0_hat.requires_grad:
+            raise ValueError(
+                "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
+                "torch.no_grad?"
+            )
         if probe is not None:
             (pulled,) = torch.autograd.grad((v * probe).sum(), y)
             return v.detach(), (pulled * probe).flatten(1).sum(1)
@@ -126,11 +126,13 @@ def _v_and_divergence(
         return v.detach(), div
 
 
-def _velocity(denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: float, dtype: torch.dtype) -> Tensor:
-    """v = dy/dφ = (cos φ y − x̂0)/sin φ, in float64 for y in float64."""
+def _velocity(
+    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """v = dy/dφ = (cos φ y − x̂0)/sin φ in y's dtype, and that x̂0; the denoiser is asked in the batch's own dtype."""
     t, scale = _at_angle(schedule, phi)
     x0_hat = _estimate(denoiser, (scale * y).to(dtype), t).to(y)
-    return (math.cos(phi) * y - x0_hat) / math.sin(phi)
+    return (math.cos(phi) * y - x0_hat) / math.sin(phi), x0_hat
 
 
 def _estimate(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
@@ -145,7 +147,7 @@ def _solve(
     def velocity(phi: float, state: np.ndarray) -> np.ndarray:
         here = torch.from_numpy(state).reshape(y.shape).to(y.device)
         with torch.no_grad():
-            return _velocity(denoiser, schedule, here, phi, y.dtype).flatten().cpu().numpy()
+            return _velocity(denoiser, schedule, here, phi, y.dtype)[0].flatten().cpu().numpy()
 
     return _integrate(velocity, y.double().cpu(), first, last, rtol, atol).to(y)
 
@@ -159,17 +161,16 @@ def _integrate(velocity: Velocity, start: Tensor, first: float, last: float, rto
     return torch.from_numpy(solution.y[:, -1]).reshape(start.shape)
 
 
-def _angle(schedule: Schedule) -> float:
-    return math.atan2(float(schedule.b(schedule.T)), float(schedule.a(schedule.T)))
+def _angles(schedule: Schedule, sigma_min: float) -> tuple[float, float]:
+    """The angles between which to integrate: that of σ_min, and that of T."""
+    if isinstance(schedule, Discrete):
+        raise ValueError("an adaptive solver visits every real time: pass schedule.continuous(), also to the denoiser")
+    if not 0 < sigma_min < float(schedule.sigma(schedule.T)):
+        raise ValueError(f"sigma_min must lie between 0 and σ_T, got {sigma_min}; 1e-3 is usual")
+    return math.atan(sigma_min), math.atan2(float(schedule.b(schedule.T)), float(schedule.a(schedule.T)))
 
 
 def _at_angle(schedule: Schedule, phi: float) -> tuple[float, float]:
     """The time at this angle, and √(a² + b²) there."""
-    log_snr = torch.tensor(-2 * math.log(math.tan(phi)) if phi < math.pi / 2 else -math.inf, dtype=torch.float64)
-    t = float(schedule.time_at(log_snr))
+    t = float(schedule.time_at(-2 * math.log(math.tan(phi)) if phi < math.pi / 2 else -math.inf))
     return t, math.hypot(float(schedule.a(t)), float(schedule.b(t)))
-
-
-def _continuous(schedule: Schedule) -> None:
-    if isinstance(schedule, Discrete):
-        raise ValueError("an adaptive solver visits every real time: pass schedule.continuous(), also to the denoiser")

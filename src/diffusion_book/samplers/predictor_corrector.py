@@ -4,7 +4,7 @@ from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
-from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps, steps_of
+from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -21,40 +21,44 @@ def predictor_corrector(
 ) -> Tensor:
     """Ancestral steps as in `ddpm`, each followed by Langevin steps x ← x + δ score + √(2δ) noise that keep p_s.
 
-    The corrector does not move the distribution on, it repairs it: whatever error the predictor left decays. With
-    the noise level b_s as its natural unit, δ = 2 (snr · b_s ‖noise‖ / ‖ε̂‖)², which is their step, 2 (r ‖z‖/‖g‖)²,
-    for the score g = −ε̂/b_s (algorithms 4 and 5). Norms are taken for each example.
+    The corrector does not move the distribution on, it repairs it: whatever error the predictor left decays. Its step
+    is δ = 2 (snr · b_s)². The score −ε̂/b_s of p_s is never steeper downhill than 1/b_s², so such a step is stable for
+    every snr < 1, and widens a Gaussian's variance by a factor of at most 1/(1 − snr²).
+
+    The paper (algorithms 4 and 5) has δ = 2 (snr ‖noise‖/‖score‖)², which is the same for white noise. With the norms
+    of a whole batch an example would depend on the others; with its own, in few dimensions, the score is often almost
+    0 and the step without bound.
 
     Args:
         denoiser: (x_t, t) → x̂0.
         xt: [B, …] the start, at times[0]. times: falling times that end in 0.
+        generator: the source of every random number of the walk; or one for each example.
         corrections: Langevin steps at each time but the last; each costs an evaluation.
         snr: their r; 0.16 is their choice for images.
+        callback: told of each step, after its corrections, with the last x̂0.
+
+    Returns:
+        x_0 [B, …], without noise.
     """
     if corrections < 0:
         raise ValueError(f"corrections must not be negative, got {corrections}")
-    if not snr > 0:
-        raise ValueError(f"snr must be positive, got {snr}; 0.16 is the usual choice")
+    if not 0 < snr < 1:
+        raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")
     times = check_times(schedule, times)
     a, b, _ = coefficients(schedule, times)
     posterior = posterior_steps(schedule, times)
     for i, t, s, where in steps_of(times):
         x0_hat = denoise_at(denoiser, xt, t, where)
         c_0, c_t, std = posterior[i]
-        xt = c_0 * x0_hat + c_t * xt
+        xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:
-            xt = xt + std * randn_like(xt, generator)
+            xs = xs + std * randn_like(xs, generator)
+            step = snr * b[i + 1]  # √(δ/2)
             for _ in range(corrections):
-                x0_hat = denoise_at(denoiser, xt, s, where)
-                eps_hat = (xt - a[i + 1] * x0_hat) / b[i + 1]
-                noise = randn_like(xt, generator)
-                step = snr * b[i + 1] * _norm(noise) / _norm(eps_hat)  # √(δ/2)
-                xt = xt - 2 * step**2 / b[i + 1] * eps_hat + 2 * step * noise
+                x0_hat = denoise_at(denoiser, xs, s, where)
+                eps_hat = (xs - a[i + 1] * x0_hat) / b[i + 1]
+                xs = xs - 2 * step**2 / b[i + 1] * eps_hat + 2 * step * randn_like(xs, generator)
+        xt = xs
         if callback is not None:
             callback(Step(t, s, xt, x0_hat))
     return xt
-
-
-def _norm(x: Tensor) -> Tensor:
-    """The length of each example, [B, 1, …]."""
-    return x.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, *(1,) * (x.ndim - 1))

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, steps_of
+from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -29,7 +29,10 @@ def unipc(
         denoiser: (x_t, t) → x̂0.
         xt: [B, …] the start, at times[0]. times: falling times that end in 0.
         order: of the predictor, 1 to 3; with the corrector the method is of order + 1.
-        callback: told of each step.
+        callback: told of each step, before the next evaluation corrects it.
+
+    Returns:
+        x_0 [B, …], without noise.
 
     Source: the variant B(h) = e^h − 1 ("bh2") on x̂0, as in diffusers, with which tests compare.
     """
@@ -71,10 +74,8 @@ def _step(
     others = known[-2::-1] if new is None else [*known[-2::-1], new]
     weights = _weights([(ell - ell_t) / h for _, ell in others], h) if others else []
     scale = -a_s * math.expm1(-h)
-    xs = (b_s / b_t) * xt + scale * (1 - sum(weights)) * x0_hat
-    for weight, (other, _) in zip(weights, others):
-        xs = xs + scale * weight * other
-    return xs
+    differences = ((scale * weight, other) for weight, (other, _) in zip(weights, others))
+    return combine(b_s / b_t, xt, (scale * (1 - sum(weights)), x0_hat), *differences)
 
 
 def _weights(r: list[float], h: float) -> list[float]:
