@@ -1,4 +1,4 @@
-"""Execute and build one chapter, fast: `python book/_ext/one_chapter.py 03`.
+"""Execute and build one chapter, fast: `python book/_ext/one_chapter.py 03`; `api` builds the library's reference.
 
 The page goes to _build/chapter/html and shares the cache of executions with the whole book. References to pages
 that are not built here are reported and left open; a cell that fails still fails the build.
@@ -23,10 +23,12 @@ def find_page(wanted: str) -> str:
 
 
 def main(wanted: str) -> int:
-    page = find_page(wanted)
+    page = "api/index" if wanted == "api" else find_page(wanted)
+    below = [f"api/{path.stem}" for path in sorted(BOOK.glob("api/*.md"))] if wanted == "api" else []
+    files = "".join(f"  - file: {name}\n" for name in [*below, "references"] if name != page)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     toc = OUTPUT / "_toc.yml"
-    toc.write_text(f"format: jb-book\nroot: {page}\nchapters:\n  - file: references\n", "utf8")
+    toc.write_text(f"format: jb-book\nroot: {page}\nchapters:\n{files}", "utf8")
     result = build_sphinx(
         BOOK,
         OUTPUT / "html",
