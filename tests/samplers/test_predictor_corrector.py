@@ -112,7 +112,7 @@ def test_in_two_dimensions_no_example_is_thrown_away(generator):
     found = predictor_corrector(denoise.exact(data, SCHEDULE), SCHEDULE, x, times, generator, corrections=4)
     assert found.norm(dim=1).max().item() < 2 + 6 * 0.15
     true = data.log_prob(data.sample(4000, generator))
-    # Too narrow at the last, uncorrected step, as all ancestral sampling is at 50 steps: so more probable than the truth.
+    # The last, uncorrected step leaves the blobs too narrow, as all ancestral sampling does at 50: too probable.
     assert found.norm(dim=1).mean().item() == pytest.approx(
         data.sample(4000, generator).norm(dim=1).mean().item(), abs=0.02
     )
