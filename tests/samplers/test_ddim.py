@@ -6,12 +6,23 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import denoise, process, schedules
-from diffusion_book.data import GaussianMixture
-from diffusion_book.samplers import ddim, ddpm, start_noise, uniform_times
+from diffusion_book.data import GaussianMixture, ring_of_gaussians
+from diffusion_book.samplers import (
+    ddim,
+    ddim_invert,
+    ddpm,
+    euler,
+    euler_ancestral,
+    karras_times,
+    start_noise,
+    uniform_times,
+)
 
 LINEAR = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 
@@ -23,26 +34,70 @@ def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("prediction", "name"), [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_each_step_is_that_of_diffusers(spacing, prediction, name, eta, generator):
-    theirs = DDIMScheduler(**LINEAR, clip_sample=False, prediction_type=name, timestep_spacing=spacing)
+def test_the_loop_is_that_of_diffusers(spacing, prediction, name, eta, double, generator):
+    """A step that disagrees with its own grid would show: both walk the times of their scheduler, index k = t − 1."""
+    theirs = double(DDIMScheduler)(**LINEAR, clip_sample=False, prediction_type=name, timestep_spacing=spacing)
     theirs.set_timesteps(50)
     schedule = schedules.linear()
-    times = [int(i) + 1 for i in theirs.timesteps] + [0]
+    times = [int(k) + 1 for k in theirs.timesteps] + [0]
     assert times[0] == {"leading": 981, "trailing": 1000}[spacing]
-    steps = []
-    x = start_noise((4, 3), generator)
+    x = start = start_noise((4, 3), generator, torch.float64)
     noise = torch.Generator().manual_seed(7)
+    for k in theirs.timesteps:
+        output = network(x, torch.full((4,), int(k) + 1))
+        x = theirs.step(output, k, x, eta=eta, generator=noise).prev_sample
     denoiser = denoise.from_network(network, schedule, prediction)
-    ours = ddim(denoiser, schedule, x, times, eta, torch.Generator().manual_seed(7), steps.append)
-    for step in steps:
-        output = network(x, torch.full((4,), step.t))
-        found = theirs.step(output, step.t - 1, x, eta=eta, generator=noise)
-        # Single precision in both; x̂0 is magnified by 1/a, up to 157 at the noisy end, and so are its roundings.
-        magnified = 1e-4 * max(1.0, 1 / schedule.a(step.t).item())
-        torch.testing.assert_close(step.x0_hat, found.pred_original_sample, rtol=magnified, atol=magnified)
-        torch.testing.assert_close(step.xs, found.prev_sample, rtol=2e-4, atol=2e-4)
-        x = step.xs
-    assert torch.equal(ours, x)
+    found = ddim(denoiser, schedule, start, times, eta, torch.Generator().manual_seed(7))
+    # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20])
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler])
+def test_euler_and_its_ancestral_form_are_those_of_diffusers(scheduler, steps, double, generator):
+    """In x/a and σ, where they live: d(x/a) = ε̂ dσ, which is DDIM with η = 0 or 1."""
+    theirs = double(scheduler)(**LINEAR, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    schedule = schedules.linear()
+    start = start_noise((4, 3), generator, torch.float64)
+    x = start / schedule.a(1000)
+    noise = torch.Generator().manual_seed(7)
+    for k in theirs.timesteps:
+        output = network(theirs.scale_model_input(x, k), torch.full((4,), int(k) + 1))
+        x = theirs.step(output, k, x, generator=noise).prev_sample
+    denoiser, times = denoise.from_network(network, schedule, "eps"), uniform_times(schedule, steps)
+    assert [int(k) + 1 for k in theirs.timesteps] == times[:-1]
+    if scheduler is EulerDiscreteScheduler:
+        found = euler(denoiser, schedule, start, times)
+    else:
+        found = euler_ancestral(denoiser, schedule, start, times, torch.Generator().manual_seed(7))
+    # Theirs adds and subtracts numbers of size σ_T = 157.
+    torch.testing.assert_close(found, x, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_euler_ancestral_is_that_of_k_diffusion(eta, generator):
+    """`get_ancestral_step` and `sample_euler_ancestral`, as printed there, on σ = 80 … 0."""
+    schedule = schedules.EDM()
+    denoiser, sigmas = denoise.exact(ring_of_gaussians(), schedule), karras_times(schedule, 12)
+    x = start = start_noise((5, 2), generator, torch.float64, schedule=schedule)
+    noise = torch.Generator().manual_seed(7)
+    for sigma_from, sigma_to in pairwise(sigmas):
+        denoised = denoiser(x, torch.full((5,), sigma_from, dtype=torch.float64))
+        sigma_up = min(sigma_to, eta * (sigma_to**2 * (sigma_from**2 - sigma_to**2) / sigma_from**2) ** 0.5)
+        sigma_down = (sigma_to**2 - sigma_up**2) ** 0.5
+        if sigma_down == 0:
+            x = denoised
+        else:
+            d = (x - denoised) / sigma_from
+            x = x + d * (sigma_down - sigma_from)
+            x = x + torch.randn(5, 2, generator=noise, dtype=x.dtype) * sigma_up * (eta > 0)
+    found = euler_ancestral(denoiser, schedule, start, sigmas, torch.Generator().manual_seed(7), eta)
+    torch.testing.assert_close(found, x, rtol=1e-10, atol=1e-10)
+
+
+def test_euler_is_of_first_order(order_of):
+    assert order_of(euler, [40, 80, 160, 320]) == pytest.approx(1, abs=0.05)
 
 
 @given(
@@ -118,3 +173,62 @@ def test_eta_outside_its_range_is_refused(eta):
 def test_noise_without_a_generator_is_refused():
     with pytest.raises(ValueError, match=r"eta > 0 draws noise, so pass a torch\.Generator; eta = 0 needs none"):
         ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], 0.5)
+
+
+def gaussian(schedule: schedules.Schedule, variance: float):
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
+        return a * variance / (a**2 * variance + b**2) * xt
+
+    return denoiser
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.VP(), schedules.EDM()], ids=repr)
+def test_inversion_by_enough_iterations_undoes_the_sampler(schedule, generator):
+    """The fixed point inverts the sampler's own steps, so the round trip is exact, however few the steps."""
+    denoiser, times = gaussian(schedule, 0.3), [schedule.T * k / 1000 for k in (1000, 600, 300, 100, 20, 0)]
+    times = [int(t) for t in times] if isinstance(schedule, schedules.Discrete) else times
+    x0 = start_noise((5, 2), generator, torch.float64)
+    seen = []
+    xt = ddim_invert(denoiser, schedule, x0, times, iterations=500, callback=seen.append)
+    torch.testing.assert_close(ddim(denoiser, schedule, xt, times), x0, rtol=1e-8, atol=1e-8)
+    assert [(step.t, step.s) for step in seen] == [(s, t) for t, s in reversed(list(pairwise(times)))]
+    assert torch.equal(seen[-1].xs, xt)
+
+
+def test_each_iteration_of_the_inversion_leaves_the_share_of_the_error_that_the_closed_form_says(generator):
+    """For Gaussian data the iteration is x ← c + k x, with k = (1 − a_t b_s/(a_s b_t)) b_t²/(a_t² s² + b_t²)."""
+    schedule, variance, t = schedules.linear(), 0.3, 300
+    denoiser = gaussian(schedule, variance)
+    x0 = start_noise((5, 2), generator, torch.float64)
+    a, b = float(schedule.a(t)), float(schedule.b(t))
+    share = b**2 / (a**2 * variance + b**2)  # at s = 0, where b_s is 0
+    exact = x0 * (a**2 * variance + b**2) / (a * variance)  # of which the one step makes x0
+    for iterations in (1, 2, 5, 20):
+        found = ddim_invert(denoiser, schedule, x0, [t, 0], iterations)
+        # The first guess is x_s = x0 itself.
+        torch.testing.assert_close(found - exact, share**iterations * (x0 - exact), rtol=1e-9, atol=1e-12)
+
+
+def test_one_iteration_is_of_first_order(generator):
+    """As inversions usually run: twice the steps, half the error of the round trip."""
+    schedule = schedules.Cosine()
+    denoiser, x0 = gaussian(schedule, 0.3), start_noise((5, 2), generator, torch.float64)
+    errors = []
+    for steps in (100, 200, 400):
+        times = [0.9 * t for t in uniform_times(schedule, steps)]
+        there = ddim_invert(denoiser, schedule, x0, times)
+        errors.append((ddim(denoiser, schedule, there, times) - x0).abs().max().item())
+    assert [math.log2(coarse / fine) for coarse, fine in pairwise(errors)] == pytest.approx([1, 1], abs=0.1)
+
+
+def test_inversion_from_where_nothing_is_left_is_refused():
+    schedule = schedules.Flow()
+    with pytest.raises(ValueError, match=r"no signal left \(a = 0\), so no x_T leads back to x0; start lower"):
+        ddim_invert(lambda xt, t: xt, schedule, torch.zeros(1, 1), uniform_times(schedule, 4))
+
+
+@pytest.mark.parametrize("iterations", [0, -1])
+def test_inversion_without_an_iteration_is_refused(iterations):
+    with pytest.raises(ValueError, match="iterations must be at least 1, got"):
+        ddim_invert(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], iterations)

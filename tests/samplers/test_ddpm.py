@@ -28,9 +28,9 @@ def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize(("prediction", "name"), FACES)
 @pytest.mark.parametrize(("schedule", "options"), SCHEDULES, ids=["linear", "scaled-linear"])
-def test_each_step_is_that_of_diffusers(schedule, options, prediction, name, variance, generator):
-    """50 steps of 20 on their leading grid, whose time i is our i + 1, with the same noise on both sides."""
-    theirs = DDPMScheduler(
+def test_the_loop_is_that_of_diffusers(schedule, options, prediction, name, variance, double, generator):
+    """50 steps of 20 on their leading grid, whose index k is our k + 1, with the same noise on both sides."""
+    theirs = double(DDPMScheduler)(
         **options,
         clip_sample=False,
         prediction_type=name,
@@ -38,29 +38,60 @@ def test_each_step_is_that_of_diffusers(schedule, options, prediction, name, var
         timestep_spacing="leading",
     )
     theirs.set_timesteps(50)
-    times = [int(i) + 1 for i in theirs.timesteps] + [0]
+    times = [int(k) + 1 for k in theirs.timesteps] + [0]
     assert times[:2] == [981, 961]
-    steps = []
-    x = start_noise((4, 3), generator)
-    ours = ddpm(
-        denoise.from_network(network, schedule, prediction),
-        schedule,
-        x,
-        times,
-        torch.Generator().manual_seed(7),
-        variance,
-        steps.append,
-    )
+    x = start = start_noise((4, 3), generator, torch.float64)
     noise = torch.Generator().manual_seed(7)
-    for step in steps:
-        i = step.t - 1
-        output = network(x, torch.full((4,), step.t))
-        found = theirs.step(output, i, x, generator=noise)
-        # Single precision in both; their √ᾱ carries up to a thousand roundings of 6e-8, and 1/a up to 15 magnifies.
-        torch.testing.assert_close(step.xs, found.prev_sample, rtol=2e-4, atol=2e-4)
-        torch.testing.assert_close(step.x0_hat, found.pred_original_sample, rtol=2e-3, atol=2e-3)
-        x = step.xs  # compare step by step, so that roundings do not add up
-    assert torch.equal(ours, x)
+    for k in theirs.timesteps:
+        x = theirs.step(network(x, torch.full((4,), int(k) + 1)), k, x, generator=noise).prev_sample
+    denoiser = denoise.from_network(network, schedule, prediction)
+    found = ddpm(denoiser, schedule, start, times, torch.Generator().manual_seed(7), variance)
+    # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+def two_heads(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Twice the channels: the prediction, and a v in [−1, 1] that differs from number to number."""
+    return torch.cat([network(xt, t), torch.cos(3 * xt)], 1)
+
+
+@pytest.mark.parametrize("steps", [2, 50])
+def test_the_learned_variance_is_that_of_diffusers(steps, double, generator):
+    """On their leading grid, which ends at k = 0; on their trailing one, their last step leaves noise."""
+    theirs = double(DDPMScheduler)(
+        **SCHEDULES[0][1], clip_sample=False, variance_type="learned_range", timestep_spacing="leading"
+    )
+    theirs.set_timesteps(steps)
+    schedule, times = schedules.linear(), [int(k) + 1 for k in theirs.timesteps] + [0]
+    x = start = start_noise((4, 3), generator, torch.float64)
+    noise = torch.Generator().manual_seed(7)
+    for k in theirs.timesteps:
+        x = theirs.step(two_heads(x, torch.full((4,), int(k) + 1)), k, x, generator=noise).prev_sample
+    denoiser = denoise.from_network_with_variance(two_heads, schedule, "eps")
+    found = ddpm(denoiser, schedule, start, times, torch.Generator().manual_seed(7), "learned")
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.Flow(), schedules.VP()], ids=repr)
+@pytest.mark.parametrize(("v", "variance"), [(-1.0, "small"), (1.0, "large")])
+def test_the_ends_of_the_learned_variance_are_the_small_and_the_large(v, variance, schedule, generator):
+    exact = denoise.exact(MIXTURE, schedule)
+    x, times = start_noise((4, 2), generator, torch.float64), uniform_times(schedule, 9)
+    one, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
+        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, v))
+
+    learned = ddpm(with_variance, schedule, x, times, one, "learned")
+    torch.testing.assert_close(learned, ddpm(exact, schedule, x, times, other, variance), rtol=1e-10, atol=1e-10)
+    # A denoiser that says a variance may be sampled without it.
+    again = ddpm(with_variance, schedule, x, times, torch.Generator().manual_seed(3), variance)
+    assert torch.equal(again, ddpm(exact, schedule, x, times, torch.Generator().manual_seed(3), variance))
+
+
+def test_a_learned_variance_needs_a_denoiser_that_says_one():
+    with pytest.raises(ValueError, match=r"make it with denoise\.from_network_with_variance"):
+        ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 3, 0], torch.Generator(), "learned")
 
 
 MIXTURE = GaussianMixture(

@@ -25,9 +25,9 @@ def predictor_corrector(
     is δ = 2 (snr · b_s)². The score −ε̂/b_s of p_s is never steeper downhill than 1/b_s², so such a step is stable for
     every snr < 1, and widens a Gaussian's variance by a factor of at most 1/(1 − snr²).
 
-    The paper (algorithms 4 and 5) has δ = 2 (snr ‖noise‖/‖score‖)², which is the same for white noise. With the norms
-    of a whole batch an example would depend on the others; with its own, in few dimensions, the score is often almost
-    0 and the step without bound.
+    So does annealed Langevin dynamics take it (Song and Ermon 2019, algorithm 1). The paper (algorithms 4 and 5) has
+    δ = 2 (snr ‖noise‖/‖score‖)², which is the same for white noise. With the norms of a whole batch an example would
+    depend on the others; with its own, in few dimensions, the score is often almost 0 and the step without bound.
 
     Args:
         denoiser: (x_t, t) → x̂0.

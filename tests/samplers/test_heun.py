@@ -1,0 +1,175 @@
+"""Heun's method against EDM's algorithm 2 as the paper prints it, diffusers, and an ODE with a closed form."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+
+from diffusion_book import denoise, schedules
+from diffusion_book.data import ring_of_gaussians
+from diffusion_book.samplers import Step, heun, karras_times, start_noise, uniform_times
+
+RING = ring_of_gaussians()
+EDM = schedules.EDM()
+
+
+def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.sin(xt + t[:, None] / 500)
+
+
+def algorithm_2(D, x, t, generator, S_churn, S_min, S_max, S_noise):
+    """Karras et al. 2022, algorithm 2, line by line; D(x, σ) is the denoiser and t = [t_0, …, t_N = 0] are σs."""
+    N = len(t) - 1
+    for i in range(N):
+        gamma = min(S_churn / N, math.sqrt(2) - 1) if S_min <= t[i] <= S_max else 0
+        t_hat = t[i] + gamma * t[i]
+        if gamma > 0:
+            epsilon = S_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            x_hat = x + math.sqrt(t_hat**2 - t[i] ** 2) * epsilon
+        else:
+            x_hat = x
+        d = (x_hat - D(x_hat, t_hat)) / t_hat
+        x = x_hat + (t[i + 1] - t_hat) * d
+        if t[i + 1] != 0:
+            d_prime = (x - D(x, t[i + 1])) / t[i + 1]
+            x = x_hat + (t[i + 1] - t_hat) * (0.5 * d + 0.5 * d_prime)
+    return x
+
+
+@pytest.mark.parametrize("churn", [(0, 0, math.inf, 1), (5, 0.05, 50, 1.003), (40, 0, 50, 1), (100, 0.3, 2, 0.9)])
+@pytest.mark.parametrize("steps", [1, 2, 12])
+def test_it_is_algorithm_2_of_edm(steps, churn, generator):
+    exact = denoise.exact(RING, EDM)
+    times = karras_times(EDM, steps)
+    start = start_noise((5, 2), generator, torch.float64, schedule=EDM)
+    expected = algorithm_2(
+        lambda x, sigma: exact(x, torch.full((5,), sigma, dtype=torch.float64)),
+        start,
+        times,
+        torch.Generator().manual_seed(3),
+        *churn,
+    )
+    found = heun(exact, EDM, start, times, *churn, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule", [schedules.Flow(), schedules.VP(), schedules.Cosine(), schedules.linear().continuous()], ids=repr
+)
+@pytest.mark.parametrize("churn", [0.0, 10.0])
+def test_on_any_schedule_it_is_algorithm_2_in_x_over_a(schedule, churn, generator):
+    """The same σ and x/a give the same picture; the start is below T, where σ may be infinite."""
+    sigmas = [30.0, 8.0, 3.0, 1.0, 0.3, 0.02]
+    times = [*schedule.time_at(torch.tensor([-2 * math.log(sigma) for sigma in sigmas])).tolist(), 0.0]
+    ve, ours = denoise.exact(RING, EDM), denoise.exact(RING, schedule)
+    start = 30 * start_noise((5, 2), generator, torch.float64)
+    expected = algorithm_2(
+        lambda x, sigma: ve(x, torch.full((5,), sigma, dtype=torch.float64)),
+        start,
+        [*sigmas, 0.0],
+        torch.Generator().manual_seed(3),
+        *(churn, 0, math.inf, 1),
+    )
+    a = float(schedule.a(times[0]))
+    found = heun(ours, schedule, a * start, times, churn, generator=torch.Generator().manual_seed(3))
+    # time_at is right to a few roundings of log σ, near 1e-14; the ring's modes magnify them.
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [schedules.Flow(), schedules.Cosine(), EDM], ids=repr)
+def test_churn_leaves_noise_without_end_alone(schedule, generator):
+    """At σ = ∞, or so near T that there is no time with more noise, a step goes without."""
+    x = start_noise((5, 2), generator, torch.float64, schedule=schedule)
+    steps: list[Step] = []
+    times = uniform_times(schedule, 6)
+    heun(denoise.exact(RING, schedule), schedule, x, times, 10.0, generator=generator, callback=steps.append)
+    assert all(bool(torch.isfinite(step.xs).all()) for step in steps)
+    assert [(step.t, step.s) for step in steps] == list(pairwise(times))  # the grid's, not the raised times
+
+
+@pytest.mark.parametrize(("prediction", "name"), [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_the_loop_is_that_of_diffusers(steps, prediction, name, double, generator):
+    theirs = double(HeunDiscreteScheduler)(
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        timestep_spacing="trailing",
+        prediction_type="epsilon" if name == "sample" else name,
+    )
+    theirs.set_timesteps(steps)
+    schedule = schedules.linear()
+    start = start_noise((4, 3), generator, torch.float64)
+    x = start / schedule.a(1000)  # its variable is x/a
+    for k in theirs.timesteps:
+        t = int(k) + 1
+        scaled = theirs.scale_model_input(x, k)
+        output = network(scaled, torch.full((4,), t))
+        if name == "sample":  # which it does not have: told as the ε that it stands for
+            output = (scaled - schedule.a(t) * output) / schedule.b(t)
+        x = theirs.step(output, k, x).prev_sample
+    times = uniform_times(schedule, steps)
+    assert list(dict.fromkeys(int(k) + 1 for k in theirs.timesteps)) == times[:-1]
+    found = heun(denoise.from_network(network, schedule, prediction), schedule, start, times)
+    # Theirs adds and subtracts numbers of size σ_T = 157, and x̂0 is magnified by as much.
+    torch.testing.assert_close(found, x, rtol=1e-8, atol=1e-8)
+
+
+def test_it_is_of_second_order(order_of):
+    assert order_of(heun, [40, 80, 160, 320]) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_n_steps_cost_2n_minus_1_evaluations(steps, generator):
+    asked = []
+    exact = denoise.exact(RING, EDM)
+    x = start_noise((2, 2), generator, schedule=EDM)
+    heun(lambda xt, t: asked.append(1) or exact(xt, t), EDM, x, karras_times(EDM, steps))
+    assert len(asked) == 2 * steps - 1
+
+
+def test_a_first_step_from_no_signal_is_eulers_alone(generator):
+    asked = []
+    schedule = schedules.zero_terminal_snr(schedules.linear(100))
+    exact = denoise.exact(RING, schedule)
+    x = start_noise((2, 2), generator, torch.float64)
+    found = heun(lambda xt, t: asked.append(int(t[0])) or exact(xt, t), schedule, x, [100, 60, 0])
+    assert asked == [100, 60]
+    assert bool(torch.isfinite(found).all())
+
+
+def test_churn_keeps_the_noise_level_of_a_point_of_data(generator):
+    """Raised to σ̂ and brought back by the exact ODE of a point, x − x0 keeps the standard deviation σ_s."""
+    n, times = 40_000, [10.0, 3.0, 1.0, 0.0]
+    x = 0.7 + 10 * start_noise((n, 1), generator, torch.float64)
+    steps: list[Step] = []
+    heun(
+        lambda xt, t: torch.full_like(xt, 0.7),
+        EDM,
+        x,
+        times,
+        1.0,
+        churn_to=20,
+        generator=generator,
+        callback=steps.append,
+    )
+    for step in steps[:-1]:
+        assert (step.xs - 0.7).std().item() == pytest.approx(step.s, rel=4 / (2 * n) ** 0.5)
+
+
+@pytest.mark.parametrize("churn", [-1.0, float("nan")])
+def test_a_negative_churn_is_refused(churn):
+    with pytest.raises(ValueError, match="churn must not be negative, got"):
+        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], churn)
+
+
+def test_churn_without_a_generator_is_refused():
+    with pytest.raises(ValueError, match=r"churn > 0 draws noise, so pass a torch\.Generator; churn = 0 needs none"):
+        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], 1.0)
+
+
+def test_churn_between_integers_is_refused():
+    with pytest.raises(ValueError, match=r"churn visits times between the integers: sample on schedule\.continuous"):
+        heun(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], 1.0, generator=torch.Generator())
