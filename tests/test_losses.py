@@ -699,3 +699,26 @@ def test_the_edge_of_a_bin_belongs_to_it(T, bins):
 def test_losses_and_times_of_other_lengths_are_refused():
     with pytest.raises(ValueError, match=r"one time for each loss, got \(3,\) times and \(2,\) losses"):
         losses.by_time(torch.zeros(2), torch.ones(3), 10)
+
+
+def test_defaults_are_the_published_ones():
+    """Hang et al. γ = 5; Choi et al. γ = k = 1; Karras et al. −1.2 ± 1.2; Esser et al. N(0, 1); 8-bit pixels."""
+    schedule, t = schedules.linear(), torch.arange(1, 1001, 37)
+    assert torch.equal(losses.min_snr()(schedule, t), losses.min_snr(gamma=5)(schedule, t))
+    assert torch.equal(losses.p2()(schedule, t), losses.p2(gamma=1, k=1)(schedule, t))
+
+    def draw(function, **options):
+        return function(schedules.EDM(), 100, torch.Generator().manual_seed(0), **options)
+
+    logit_normal, sigma = losses.draw_logit_normal_times, losses.draw_sigma_times
+    assert torch.equal(draw(logit_normal), draw(logit_normal, mean=0.0, std=1.0))
+    assert torch.equal(draw(sigma), draw(sigma, mean=-1.2, std=1.2))
+
+    def bound(**options):
+        x0 = torch.full((2, 3), 1 / 255)
+        return losses.vlb(lambda xt, t: x0, schedules.linear(4), x0, torch.Generator().manual_seed(0), **options)
+
+    assert torch.equal(bound().reconstruction, bound(levels=256).reconstruction)
+    assert not torch.equal(bound().reconstruction, bound(levels=257).reconstruction)
+    x0, std = torch.tensor([[1 / 255]]), torch.tensor(0.1)
+    assert torch.equal(losses.reconstruction(x0, x0, std), losses.reconstruction(x0, x0, std, levels=256))
