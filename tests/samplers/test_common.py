@@ -1,28 +1,83 @@
 """What the samplers share, and what holds for each of them."""
 
+import re
+import sys
 from itertools import pairwise
 
 import pytest
 import torch
 
-from diffusion_book import denoise, schedules
+from diffusion_book import denoise, process, schedules
 from diffusion_book.data import ring_of_gaussians
-from diffusion_book.samplers import Step, ddim, ddpm, start_noise, uniform_times
-from diffusion_book.samplers.common import denoise_at
+from diffusion_book.samplers import (
+    Step,
+    ddim,
+    ddim_invert,
+    ddpm,
+    dpm_solver,
+    euler,
+    euler_ancestral,
+    heun,
+    karras_times,
+    leading_times,
+    log_snr_times,
+    predictor_corrector,
+    quadratic_times,
+    start_noise,
+    uniform_times,
+    unipc,
+)
+from diffusion_book.samplers.common import combine, denoise_at
 
 SCHEDULE = schedules.linear(100)
 ZERO_SNR = schedules.zero_terminal_snr(SCHEDULE)
 RING = ring_of_gaussians()
-GRIDS = [[100, 0], [100, 1, 0], uniform_times(SCHEDULE, 7), uniform_times(SCHEDULE, 100)]
+GRIDS = [uniform_times, leading_times, quadratic_times, karras_times, log_snr_times]
+
+
+def learned(denoiser, schedule, x, times, generator, callback=None):
+    """`ddpm` with a v that changes from number to number, beside any denoiser."""
+
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
+        x0_hat = denoiser(xt, t)
+        return denoise.WithVariance(x0_hat, torch.cos(3 * xt) if x0_hat.shape == xt.shape else x0_hat)
+
+    return ddpm(with_variance, schedule, x, times, generator, "learned", callback)
+
 
 SAMPLERS = {
     "ddpm": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, callback=callback),
-    "ddpm-large": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, "large", callback=callback),
+    "ddpm-large": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, "large", callback),
+    "ddpm-learned": learned,
     "ddim": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, callback=callback),
-    "ddim-half": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 0.5, g, callback=callback),
-    "ddim-one": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 1.0, g, callback=callback),
+    "ddim-half": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 0.5, g, callback),
+    "ddim-one": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 1.0, g, callback),
+    "euler": lambda d, s, x, times, g, callback=None: euler(d, s, x, times, callback),
+    "euler-ancestral": lambda d, s, x, times, g, callback=None: euler_ancestral(d, s, x, times, g, 1.0, callback),
+    "heun": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, callback=callback),
+    "heun-churn": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, 5.0, generator=g, callback=callback),
+    "dpm-1": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 1, callback=callback),
+    "dpm-2": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, callback=callback),
+    "dpm-3": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, callback=callback),
+    "dpm-2-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, 1.0, g, callback),
+    "dpm-3-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, 1.0, g, callback),
+    "unipc-1": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 1, callback),
+    "unipc-2": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 2, callback),
+    "unipc-3": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 3, callback),
+    "predictor-corrector": lambda d, s, x, times, g, callback=None: predictor_corrector(
+        d, s, x, times, g, callback=callback
+    ),
 }
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+DETERMINISTIC = {"ddim", "euler", "heun", "dpm-1", "dpm-2", "dpm-3", "unipc-1", "unipc-2", "unipc-3"}
+TWO_EVALUATIONS = {"heun", "heun-churn", "predictor-corrector"}  # a step, the second of them at s
+CONTINUOUS_ONLY = {"heun-churn"}
+
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+
+
+def on(name: str, schedule: schedules.Discrete = SCHEDULE) -> schedules.Schedule:
+    """The schedule, or its continuous self for a sampler that visits times between."""
+    return schedule.continuous() if name in CONTINUOUS_ONLY else schedule
 
 
 def noise(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Generator]:
@@ -30,39 +85,101 @@ def noise(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, 
     return start_noise((5, 2), generator, dtype), generator
 
 
-@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.cosine(100), ZERO_SNR], ids=repr)
-@pytest.mark.parametrize("times", GRIDS, ids=len)
+ALL_SCHEDULES = [
+    SCHEDULE,
+    schedules.cosine(100),  # a(T) is 5e-5, and x̂0 read off an ε explodes there
+    ZERO_SNR,
+    schedules.Flow(),
+    schedules.EDM(),
+    schedules.VP(),
+    schedules.Cosine(),
+    SCHEDULE.continuous(),
+    ZERO_SNR.continuous(),
+]
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
 @every_sampler
-def test_data_at_one_point_is_found_exactly(sampler, times, schedule):
-    """The denoiser of a data set with one member knows the answer; a last step that left noise would miss it."""
+def test_data_at_one_point_is_found_exactly_on_every_schedule_and_grid(name, schedule):
+    """A last step that leaves noise, or divides by zero at σ = 0 or by a(T) = 0 at σ = ∞, would miss the point.
+
+    The denoiser of a data set with one member knows the answer, and the last step returns it to the last digit.
+    """
+    discrete = isinstance(schedule, schedules.Discrete)
     point = torch.tensor([0.3, -1.2], dtype=torch.float64)
-    x, generator = noise(0)
-    assert torch.equal(sampler(lambda xt, t: point.expand_as(xt), schedule, x, times, generator), point.expand(5, 2))
+    for grid in GRIDS if discrete else [grid for grid in GRIDS if grid is not leading_times]:
+        for steps in (1, 2, 3, 7):
+            generator = torch.Generator().manual_seed(steps)
+            x = start_noise((5, 2), generator, torch.float64, schedule=schedule)
+            times, seen = grid(schedule, steps), []
+            sampled = SAMPLERS[name](
+                lambda xt, t: point.expand_as(xt),
+                schedule.continuous() if discrete and name in CONTINUOUS_ONLY else schedule,
+                x,
+                times,
+                generator,
+                seen.append,
+            )
+            assert torch.equal(sampled, point.expand(5, 2)), (grid.__name__, steps)
+            assert [(step.t, step.s) for step in seen] == list(pairwise(times))
+            assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+@every_sampler
+def test_the_ring_is_sampled_on_every_schedule(name, schedule):
+    """The exact denoiser, 60 steps even in log-SNR: each example ends within four standard deviations of a blob."""
+    if name in CONTINUOUS_ONLY and isinstance(schedule, schedules.Discrete):
+        schedule = schedule.continuous()
+    generator = torch.Generator().manual_seed(1)
+    x = start_noise((64, 2), generator, torch.float64, schedule=schedule)
+    found = SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, log_snr_times(schedule, 60), generator)
+    distance = torch.cdist(found, RING.mean).min(1).values
+    assert distance.max().item() < 4.5 * 0.15
+    assert len(set(torch.cdist(found, RING.mean).argmin(1).tolist())) == 8  # all of them, by 64 examples
 
 
 @every_sampler
-def test_the_last_step_returns_the_denoised_x0(sampler):
+def test_the_last_step_returns_the_denoised_x0(name):
     steps: list[Step] = []
     x, generator = noise(0)
-    x0 = sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator, steps.append)
+    schedule = on(name)
+    x0 = SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, uniform_times(SCHEDULE, 9), generator, steps.append)
     assert torch.equal(x0, steps[-1].x0_hat)
 
 
 @every_sampler
-def test_the_callback_sees_every_step(sampler):
+def test_the_callback_sees_every_step_without_copies(name):
+    """It is handed the sampler's own tensors, which nobody writes into afterwards."""
     steps: list[Step] = []
+    kept: list[torch.Tensor] = []
+    given: set[int] = set()
     times = uniform_times(SCHEDULE, 9)
     x, generator = noise(1)
-    x0 = sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, times, generator, steps.append)
+    schedule = on(name)
+    exact = denoise.exact(RING, schedule)
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        x0_hat = exact(xt, t)
+        given.add(x0_hat.data_ptr())
+        kept.append(x0_hat)  # so that no address is used twice
+        return x0_hat
+
+    copies = []
+    x0 = SAMPLERS[name](
+        denoiser, schedule, x, times, generator, lambda step: (steps.append(step), copies.append(step.xs.clone()))
+    )
     assert [(step.t, step.s) for step in steps] == list(pairwise(times))
-    assert torch.equal(steps[-1].xs, x0)
+    assert x0.data_ptr() == steps[-1].xs.data_ptr()
     assert len({step.xs.data_ptr() for step in steps}) == 9  # each keeps its own picture
+    assert all(torch.equal(step.xs, copy) for step, copy in zip(steps, copies))
+    assert all(step.x0_hat.data_ptr() in given for step in steps)
     assert all(step.xs.shape == step.x0_hat.shape == x.shape for step in steps)
 
 
-@every_sampler
-def test_the_denoiser_is_asked_at_the_times_of_the_grid(sampler):
-    """A step that disagrees with its grid: each x̂0 must be asked for at the time that x_t is at."""
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "heun-churn"])
+def test_the_denoiser_is_asked_at_the_times_of_the_grid(name):
+    """A step that disagrees with its own grid: each x̂0 must be asked for at the time that x_t is at."""
     asked, steps = [], []
     times = [100, 63, 20, 3, 0]
     exact = denoise.exact(RING, SCHEDULE)
@@ -70,36 +187,80 @@ def test_the_denoiser_is_asked_at_the_times_of_the_grid(sampler):
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         assert t.dtype == torch.int64
         assert t.shape == (5,)
+        assert t.unique().numel() == 1
         asked.append((int(t[0]), xt))
         return exact(xt, t)
 
     x, generator = noise(2)
-    sampler(denoiser, SCHEDULE, x, times, generator, steps.append)
-    assert [t for t, _ in asked] == times[:-1]
+    SAMPLERS[name](denoiser, SCHEDULE, x, times, generator, steps.append)
+    expected = [100, 63, 63, 20, 20, 3, 3] if name in TWO_EVALUATIONS else times[:-1]
+    assert [t for t, _ in asked] == expected
     # What is denoised next is what the last step arrived at, at that time.
-    assert all(step.s == t and torch.equal(step.xs, xt) for step, (t, xt) in zip(steps, asked[1:]))
+    for step in steps[:-1]:
+        assert any(t == step.s and torch.equal(step.xs, xt) for t, xt in asked)
+
+
+@every_sampler
+def test_real_times_are_told_in_double_precision(name):
+    asked = []
+    schedule, times = schedules.Flow(), [0.9, 0.7, 0.1, 0.0]
+    exact = denoise.exact(RING, schedule)
+    x, generator = noise(2, torch.float32)
+    SAMPLERS[name](lambda xt, t: asked.append(t) or exact(xt, t), schedule, x, times, generator)
+    assert all(t.dtype == torch.float64 for t in asked)
+    assert {0.7, 0.1} <= {float(t[0]) for t in asked} or name == "heun-churn"  # which also visits times above these
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @every_sampler
-def test_what_goes_in_as_float64_comes_out_as_float64(sampler, dtype):
-    x, generator = noise(3, dtype)
-    assert sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator).dtype == dtype
+def test_what_goes_in_as_float32_comes_out_as_float32(name, dtype):
+    """Whatever the dtype of the denoiser's own arithmetic."""
+    for answer in (torch.float32, torch.float64):
+        schedule, steps = on(name), []
+        exact = denoise.exact(RING, schedule)
+        x, generator = noise(3, dtype)
+        x0 = SAMPLERS[name](
+            lambda xt, t: exact(xt, t).to(answer),  # noqa: B023
+            schedule,
+            x,
+            uniform_times(SCHEDULE, 9),
+            generator,
+            steps.append,
+        )
+        assert x0.dtype == dtype
+        assert {step.xs.dtype for step in steps} == {dtype}
 
 
-@pytest.mark.parametrize("times", GRIDS, ids=len)
-def test_single_precision_follows_double(times):
-    """A contracting denoiser, so that nothing but the rounding of each step can differ."""
-    x, _ = noise(4)
-    single, double = (ddim(lambda xt, t: xt.tanh(), SCHEDULE, x.to(dtype), times) for dtype in (torch.float32, x.dtype))
-    # x̂0 is at most 1 and ε̂ is x_t/b: a hundred steps of a few roundings, magnified by 1/b ≤ 100 at the end.
-    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.cosine(), schedules.Flow()], ids=repr)
+@every_sampler
+def test_single_precision_follows_double(name, schedule, monkeypatch):
+    """Also on the cosine schedule, whose σ at T is 20,000: no step may subtract numbers of that size.
+
+    The same noise is drawn for both. The denoiser contracts, so that the rounding of each step is all that differs.
+    """
+
+    def same_noise(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+
+    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
+        monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", same_noise)
+    if name in CONTINUOUS_ONLY and isinstance(schedule, schedules.Discrete):
+        schedule = schedule.continuous()
+    for steps in (3, 20):
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            x, generator = noise(4)
+            times = uniform_times(schedule, steps)
+            found.append(SAMPLERS[name](lambda xt, t: 0.5 * xt.tanh(), schedule, x.to(dtype), times, generator))
+        # A rounding is 6e-8 and x a few units; some twenty steps and the multistep weights, up to tens, add them up.
+        torch.testing.assert_close(found[0].double(), found[1], rtol=0, atol=2e-5)
 
 
 @every_sampler
-def test_a_seed_gives_one_picture(sampler):
+def test_a_seed_gives_one_picture(name):
+    schedule = on(name)
     first, second, other = (
-        sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 9), generator)
+        SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, uniform_times(SCHEDULE, 9), generator)
         for x, generator in map(noise, (5, 5, 6))
     )
     assert torch.equal(first, second)
@@ -107,63 +268,130 @@ def test_a_seed_gives_one_picture(sampler):
 
 
 @every_sampler
-def test_the_start_is_left_as_it_was(sampler):
+def test_noise_is_drawn_from_the_generator_alone(name):
+    """A deterministic sampler leaves it alone; none touches the global one."""
+    x, generator = noise(5)
+    before, everywhere = generator.get_state(), torch.get_rng_state()
+    schedule = on(name)
+    SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, uniform_times(SCHEDULE, 9), generator)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+    assert torch.equal(generator.get_state(), before) is (name in DETERMINISTIC)
+
+
+@pytest.mark.parametrize("seeds", [[7], [3, 7, 5], [1, 2, 3, 4, 5, 6, 7]], ids=len)
+@every_sampler
+def test_an_examples_seed_is_its_own_in_any_batch_and_position(name, seeds):
+    """With a generator for each example, seed 7 gives the same example alone, amid three and at the end of seven."""
+    schedule = on(name)
+
+    def sample(seeds: list[int]) -> torch.Tensor:
+        generators = process.seeded(seeds)
+        x = start_noise((len(seeds), 2), generators, torch.float64)
+        return SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, uniform_times(SCHEDULE, 9), generators)
+
+    # Sums over components may be vectorised otherwise in another batch: roundings, magnified by the ring's modes.
+    torch.testing.assert_close(sample(seeds)[seeds.index(7)], sample([7])[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in DETERMINISTIC])
+def test_a_wrong_number_of_generators_is_refused(name):
+    x, _ = noise(6)
+    with pytest.raises(ValueError, match="give one generator for each of the 5 examples, got 2"):
+        SAMPLERS[name](lambda xt, t: 0.5 * xt, on(name), x, [90, 50, 0], process.seeded([1, 2]))
+
+
+@every_sampler
+def test_the_start_and_the_denoisers_answers_are_left_as_they_were(name):
     x, generator = noise(7)
-    before = x.clone()
-    sampler(denoise.exact(RING, SCHEDULE), SCHEDULE, x, uniform_times(SCHEDULE, 5), generator)
+    before, answers = x.clone(), []
+    schedule = on(name)
+    exact = denoise.exact(RING, schedule)
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        answers.append((exact(xt, t), exact(xt, t)))
+        return answers[-1][0]
+
+    SAMPLERS[name](denoiser, schedule, x, uniform_times(SCHEDULE, 5), generator)
     assert torch.equal(x, before)
+    assert all(torch.equal(given, copy) for given, copy in answers)
 
 
 @every_sampler
-def test_images_of_any_shape_are_sampled(sampler, generator):
-    for shape in ((1, 1), (3,), (2, 3, 4, 4), (2, 1, 3, 2, 2)):
+def test_images_of_any_shape_are_sampled(name, generator):
+    for shape in ((1, 1), (3,), (2, 3, 4, 4), (2, 1, 3, 2, 2), (0, 2)):
         x = start_noise(shape, generator)
-        found = sampler(lambda xt, t: 0.5 * xt, SCHEDULE, x, uniform_times(SCHEDULE, 4), generator)
+        found = SAMPLERS[name](lambda xt, t: 0.5 * xt, on(name), x, uniform_times(SCHEDULE, 4), generator)
         assert found.shape == shape
-
-
-@every_sampler
-def test_every_sampler_walks_a_schedule_that_ends_in_pure_noise(sampler):
-    """Zero terminal SNR: σ_T is infinite and a_T is zero, and nothing may divide by it."""
-    x, generator = noise(8)
-    assert bool(torch.isfinite(sampler(denoise.exact(RING, ZERO_SNR), ZERO_SNR, x, [100, 50, 1, 0], generator)).all())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @every_sampler
-def test_nan_from_the_network_stops_the_walk_and_names_the_time(sampler, bad):
+def test_nan_from_the_network_stops_the_walk_and_names_time_and_step(name, bad):
     """NaN, then black images, under mixed precision: the first bad number is reported where it appears."""
 
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return torch.where(t[:, None] <= 40, bad, 0.0).expand_as(xt)
+        x0_hat = torch.zeros_like(xt)
+        x0_hat[-1, -1] = bad if t[0] <= 40 else 0.0  # one number of one example is enough
+        return x0_hat
 
     x, generator = noise(9)
-    with pytest.raises(FloatingPointError, match="NaN or infinity at t = 40 \(step 3 of 4\); look at its output"):
-        sampler(denoiser, SCHEDULE, x, [100, 80, 40, 20, 0], generator)
+    step = 2 if name in TWO_EVALUATIONS else 3
+    message = f"NaN or infinity at t = 40 (step {step} of 4); look at its output"
+    with pytest.raises(FloatingPointError, match=re.escape(message)):
+        SAMPLERS[name](denoiser, on(name), x, [100, 80, 40, 20, 0], generator)
 
 
 @every_sampler
-def test_a_denoiser_of_another_shape_is_refused(sampler):
+def test_numbers_whose_sum_overflows_are_not_taken_for_infinity(name):
+    x, generator = noise(9, torch.float32)
+    found = SAMPLERS[name](lambda xt, t: torch.full_like(xt, 3e38), on(name), 0 * x, [3, 0], generator)
+    assert torch.equal(found, torch.full_like(x, 3e38))
+
+
+@every_sampler
+def test_a_denoiser_of_another_shape_is_refused(name):
     x, generator = noise(10)
     with pytest.raises(ValueError, match=r"x̂0 of shape \(5, 2\), got \(5, 1\) at t = 100"):
-        sampler(lambda xt, t: xt[:, :1], SCHEDULE, x, [100, 0], generator)
+        SAMPLERS[name](lambda xt, t: xt[:, :1], on(name), x, [100, 0], generator)
 
 
 @every_sampler
-def test_a_bad_grid_is_refused_before_the_network_is_asked(sampler):
+def test_a_bad_grid_is_refused_before_the_network_is_asked(name):
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         raise AssertionError("the network was asked")
 
     x, generator = noise(11)
-    for times in ([100, 50, 10], [50, 100, 0], [100.0, 0.0], [101, 0], [0]):
+    fractions = [] if name in CONTINUOUS_ONLY else [[100.0, 0.0], torch.linspace(100, 0, 5)]
+    for times in ([100, 50, 10], [50, 100, 0], [100, 50, 50, 0], [101, 0], [100, -1], [0], [], *fractions):
         with pytest.raises(ValueError, match=r"time grid|t must"):
-            sampler(denoiser, SCHEDULE, x, times, generator)
+            SAMPLERS[name](denoiser, on(name), x, times, generator)
+    with pytest.raises(ValueError, match=r"time grid|t must"):
+        SAMPLERS[name](denoiser, schedules.Flow(), x, [1.0, float("nan"), 0.0], generator)
 
 
 @every_sampler
-def test_a_start_of_integers_is_refused(sampler):
+def test_a_start_of_integers_is_refused(name):
     with pytest.raises(ValueError, match=r"a batch must be floating point, got torch\.int64"):
-        sampler(lambda xt, t: xt, SCHEDULE, torch.zeros(2, 2, dtype=torch.long), [100, 0], torch.Generator())
+        SAMPLERS[name](lambda xt, t: xt, on(name), torch.zeros(2, 2, dtype=torch.long), [100, 0], torch.Generator())
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@every_sampler
+def test_a_clip_keeps_x0_from_exploding_at_the_noisy_end_of_cosine(name, prediction):
+    """There a(T) = 5e-5: an ε that is off by 0.01 says an x0 of 200, unless x0_max holds it to the data's range."""
+    schedule = on(name, schedules.cosine())
+
+    def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 0.99 * xt if prediction == "eps" else 0.01 * xt
+
+    x, generator = noise(12, torch.float32)
+    denoiser = denoise.from_network(network, schedule, prediction, x0_max=1.0)
+    steps: list[Step] = []
+    grid = karras_times if name.startswith("heun") else uniform_times  # see the docstring of `heun`
+    SAMPLERS[name](denoiser, schedule, x, grid(schedules.cosine(), 20), generator, steps.append)
+    assert max(step.x0_hat.abs().max().item() for step in steps) <= 1
+    # |x_t| ≤ a + b |noise|, and no noise of these few draws is beyond five; the multistep weights may double it.
+    assert max(step.xs.abs().max().item() for step in steps) < 10
 
 
 def test_the_start_is_standard_normal_and_the_seeds_own(generator):
@@ -174,7 +402,34 @@ def test_the_start_is_standard_normal_and_the_seeds_own(generator):
     assert torch.equal(x, again)
 
 
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+def test_the_start_has_the_schedules_own_scale(schedule):
+    one, other = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
+    found = start_noise((4, 3), one, schedule=schedule)
+    assert found.dtype == torch.float32
+    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    torch.testing.assert_close(found, (a**2 + b**2) ** 0.5 * start_noise((4, 3), other))
+
+
 def test_denoise_at_tells_the_time_to_the_whole_batch():
     seen = []
     denoise_at(lambda xt, t: seen.append(t.tolist()) or xt, torch.zeros(3, 2), 17)
     assert seen == [[17, 17, 17]]
+
+
+def test_combine_is_the_sum_that_it_says(generator):
+    x, *others = (start_noise((4, 3), generator, torch.float64) for _ in range(4))
+    before = [tensor.clone() for tensor in (x, *others)]
+    found = combine(0.3, x, *zip((1.5, -2.0, 0.0), others))
+    torch.testing.assert_close(found, 0.3 * x + 1.5 * others[0] - 2 * others[1])
+    assert all(torch.equal(one, other) for one, other in zip((x, *others), before))
+
+
+def test_inversion_is_checked_like_every_walk():
+    """NaN named with its step, counted as the grid has them; float32 stays float32; the start is left as it was."""
+    x = torch.ones(2, 2)
+    found = ddim_invert(lambda xt, t: 0.5 * xt.double(), SCHEDULE, x, [60, 30, 0])
+    assert found.dtype == torch.float32
+    assert torch.equal(x, torch.ones(2, 2))
+    with pytest.raises(FloatingPointError, match=re.escape("NaN or infinity at t = 30 (step 2 of 2)")):
+        ddim_invert(lambda xt, t: xt * float("nan"), SCHEDULE, x, [60, 30, 0])

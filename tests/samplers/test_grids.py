@@ -1,16 +1,155 @@
 """Time grids: what a sampler may visit."""
 
+import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import schedules
-from diffusion_book.samplers import check_times, uniform_times
+from diffusion_book.samplers import (
+    check_times,
+    karras_times,
+    leading_times,
+    log_snr_times,
+    quadratic_times,
+    uniform_times,
+)
 
 SCHEDULE = schedules.linear(100)
+GRIDS = {
+    "uniform": uniform_times,
+    "leading": leading_times,
+    "quadratic": quadratic_times,
+    "karras": karras_times,
+    "log-SNR": log_snr_times,
+}
+CONTINUOUS = [
+    schedules.Flow(),
+    schedules.VP(),
+    schedules.EDM(),
+    schedules.EDM(sigma_max=80.1),  # which is no float32
+    schedules.Cosine(),
+    schedules.linear().continuous(),
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+@given(
+    name=st.sampled_from(sorted(schedules.SCHEDULES)),
+    zero=st.booleans(),
+    sizes=st.integers(2, 1200).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))),
+)
+def test_every_grid_of_integers_reaches_both_ends_in_as_many_steps_as_asked(grid, name, zero, sizes):
+    """A grid that never reaches T cannot be made; nor one with a step of length 0, however many steps are asked for."""
+    T, steps = sizes
+    schedule = schedules.by_name(name, T)
+    schedule = schedules.zero_terminal_snr(schedule) if zero else schedule
+    times = grid(schedule, steps)
+    assert (times[0], times[-1], len(times)) == (T, 0, steps + 1)
+    assert all(t > s for t, s in pairwise(times))
+    assert all(type(t) is int for t in times)
+    assert check_times(schedule, times) == times
+
+
+@pytest.mark.parametrize("grid", [grid for name, grid in GRIDS.items() if name != "leading"])
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+@given(steps=st.integers(1, 2000))
+def test_every_grid_of_real_times_reaches_both_ends_in_as_many_steps_as_asked(grid, schedule, steps):
+    times = grid(schedule, steps)
+    assert (times[0], times[-1], len(times)) == (schedule.T, 0, steps + 1)
+    assert all(t > s for t, s in pairwise(times))
+    assert check_times(schedule, times) == times  # and no number is rounded on the way
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+@pytest.mark.parametrize("rho", [7.0, 3.0, 1.0])
+def test_karras_times_are_those_of_the_paper(steps, rho):
+    """Equation 5, in numpy: t_i = (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, and t_N = 0; σ = t for EDM."""
+    i = np.arange(steps)
+    expected = (80 ** (1 / rho) + i / (steps - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+    assert karras_times(schedules.EDM(), steps, rho) == pytest.approx([*expected, 0], rel=1e-10)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+def test_on_every_schedule_karras_times_have_the_same_noise_levels(schedule):
+    """But for the first, which is T whatever its σ."""
+    times = karras_times(schedule, 12, sigma_min=0.01, sigma_max=40.0)
+    ramp = np.linspace(40 ** (1 / 7), 0.01 ** (1 / 7), 12) ** 7
+    assert schedule.sigma(torch.tensor(times[1:-1], dtype=torch.float64)).tolist() == pytest.approx(ramp[1:], rel=1e-8)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+def test_log_snr_times_are_evenly_spaced_in_log_snr(schedule):
+    times = log_snr_times(schedule, 12, sigma_min=0.01, sigma_max=40.0)
+    log_snr = schedule.log_snr(torch.tensor(times[1:-1], dtype=torch.float64))
+    gap = 2 * math.log(40 / 0.01) / 11
+    torch.testing.assert_close(log_snr.diff(), torch.full((10,), gap, dtype=torch.float64), rtol=1e-6, atol=0)
+    assert log_snr[-1].item() == pytest.approx(-2 * math.log(0.01), rel=1e-8)
+
+
+def test_on_integers_log_snr_times_are_the_nearest_there_are():
+    """Where there is room: each time's angle is nearer to the wanted one than its neighbours' are."""
+    schedule = schedules.linear()
+    times = log_snr_times(schedule, 10)
+    low, high = float(schedule.sigma(1)), 80.0
+    wanted = np.geomspace(high, low, 10)
+    for t, sigma in list(zip(times, wanted))[1:-1]:
+        distance = [abs(math.atan(float(schedule.sigma(u))) - math.atan(sigma)) for u in (t - 1, t, t + 1)]
+        assert distance[1] == min(distance)
+
+
+def test_quadratic_times_are_even_in_the_root_of_time():
+    times = quadratic_times(schedules.VP(), 10)
+    assert [t**0.5 for t in times] == pytest.approx(np.linspace(1, 0, 11))
+    assert quadratic_times(schedules.linear(), 10) == [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 10, 50, 250, 1000])
+def test_leading_times_are_those_of_diffusers_but_for_the_first(steps):
+    """Their index k is our t = k + 1. Theirs never reach T: at 10 steps they start at 901; ours is moved up to T."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    theirs = DDIMScheduler(timestep_spacing="leading")
+    theirs.set_timesteps(steps)
+    expected = [int(k) + 1 for k in theirs.timesteps]
+    found = leading_times(schedules.linear(), steps)
+    assert found == [1000, *expected[1:], 0]
+    assert (expected[0] < 1000) is (steps < 1000)
+
+
+def test_leading_times_of_a_continuous_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"leading times are integers, which Flow\(T=1\) does not have"):
+        leading_times(schedules.Flow(), 10)
+
+
+@pytest.mark.parametrize("grid", [karras_times, log_snr_times])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.0, 1.0), (-1.0, None), (None, 200.0), (90.0, None)])
+def test_noise_levels_that_the_schedule_does_not_have_are_refused(grid, low, high):
+    """Times beyond T would all be T, and the grid would stand still."""
+    with pytest.raises(ValueError, match=r"expected 0 < sigma_min < sigma_max ≤ σ_T = 80, got"):
+        grid(schedules.EDM(), 10, sigma_min=low, sigma_max=high)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+def test_a_number_in_the_place_of_the_schedule_is_refused(grid):
+    with pytest.raises(ValueError, match="schedule"):
+        grid(1000, 50)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 0.5])
+def test_a_continuous_grid_without_a_step_is_refused(steps):
+    with pytest.raises(ValueError, match="steps must be an integer above 0, got"):
+        uniform_times(schedules.Flow(), steps)
+
+
+def test_real_times_are_kept_in_double_precision():
+    """0.1 in float32 is more than 0.1: a grid from there would start beyond T."""
+    schedule = schedules.EDM(sigma_max=0.1)
+    assert check_times(schedule, [0.1, 0.01, 0.0]) == [0.1, 0.01, 0.0]
 
 
 @given(st.integers(2, 1200).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T))))

@@ -28,9 +28,9 @@ def leading_times(schedule: Discrete, steps: int) -> Times:
     diffusers calls it "leading" and starts at 1 + (steps − 1) ⌊T/steps⌋. That is below T, where something of x0 is
     left that pure noise does not have (Lin et al. 2024, section 3.3); this grid starts at T.
     """
+    _check_steps(schedule, steps)
     if not isinstance(schedule, Discrete):
         raise ValueError(f"leading times are integers, which {schedule!r} does not have; try uniform_times")
-    _check_steps(schedule, steps)
     stride = schedule.T // steps
     return [schedule.T, *(1 + stride * k for k in range(steps - 2, -1, -1)), 0]
 

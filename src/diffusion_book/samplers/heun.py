@@ -29,9 +29,12 @@ def heun(
     The last step, to σ = 0, is Euler's alone, since there is no slope to take there; so is a first step from a(T) = 0,
     where σ is infinite. N steps cost 2N − 1 evaluations.
 
+    The second evaluation counts ½ (σ_t/σ_s − 1) times, which is a lot where σ falls by orders of magnitude in one
+    step, as it does at the start of evenly spaced times on a cosine schedule: `karras_times` avoids that.
+
     Args:
         denoiser: (x_t, t) → x̂0.
-        xt: [B, …] the start, at times[0]. times: falling times that end in 0.
+        xt: [B, …] the start, at times[0]. times: falling times that end in 0; `karras_times` suit it.
         churn: S_churn: each step first raises σ by the factor 1 + min(churn/N, √2 − 1) with fresh noise, and so
             forgets a little of its errors. It visits times between those of the grid, which a discrete schedule does
             not have: use `schedule.continuous()`.
