@@ -61,7 +61,8 @@ class Coefficients(NamedTuple):
 def coefficients(schedule: Schedule, times: Times) -> Coefficients:
     """The coefficients of a checked grid, in double precision."""
     t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    return Coefficients(schedule.a(t).tolist(), schedule.b(t).tolist(), schedule.sigma(t).tolist())
+    a, b = schedule._a(t), schedule._b(t)
+    return Coefficients(a.tolist(), b.tolist(), (b / a).tolist())
 
 
 def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float, float]]:
