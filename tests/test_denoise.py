@@ -139,3 +139,28 @@ def test_conditions_reach_the_network_by_name():
 
     x, t, y, context = torch.zeros(2, 3), torch.tensor([5, 6]), torch.tensor([1, 2]), torch.ones(2, 4, 3)
     assert denoise.from_network(network, SCHEDULE, "x0", y, context=context)(x, t).tolist() == [[5] * 3, [6] * 3]
+
+
+@pytest.mark.parametrize("x0_max", [None, 0.5])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", [schedules.cosine(50), schedules.Flow(), schedules.EDM()], ids=repr)
+def test_one_time_for_the_whole_batch_is_a_batch_of_equal_times(schedule, prediction, x0_max):
+    """Samplers pass one number expanded, for which the weights are looked up; the general way must say the same."""
+    xt = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    denoiser = denoise.from_network(lambda x, t: x.tanh(), schedule, prediction, x0_max=x0_max)
+    one = torch.tensor(7 if isinstance(schedule, schedules.Discrete) else 0.7)
+    found = denoiser(xt, one.expand(4))
+    # Two ways to add two products: a few roundings of terms that are at most 1/b times the result.
+    torch.testing.assert_close(found, denoiser(xt, one.repeat(4)), rtol=1e-12, atol=1e-12)
+    assert torch.equal(denoiser(xt, one.expand(4)), found)  # the second time from memory
+
+
+def test_one_time_for_the_whole_batch_is_checked_like_any_other():
+    xt = torch.zeros(4, 3)
+    denoiser = denoise.from_network(lambda x, t: x, schedules.zero_terminal_snr(schedules.linear(10)), "eps")
+    for t, words in [(10, "cannot be read off eps where a"), (11, "t must lie in"), (0, "t must lie in 1 … 10")]:
+        with pytest.raises(ValueError, match=words):
+            denoiser(xt, torch.tensor(t).expand(4))
+    narrow = denoise.from_network(lambda x, t: x[:, :1], schedules.linear(10), "v")
+    with pytest.raises(ValueError, match=r"shape of x_t, \(4, 3\), got \(4, 1\)"):
+        narrow(xt, torch.tensor(5).expand(4))

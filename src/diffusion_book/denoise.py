@@ -5,12 +5,13 @@ so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from diffusion_book.process import PREDICTIONS, Prediction, run_network, to_x0
+from diffusion_book.process import PREDICTIONS, Prediction, check_shape, run_network, to_x0, x0_weights
 from diffusion_book.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -53,12 +54,23 @@ def from_network(
     """
     _known(prediction)
 
+    @cache
+    def weights(t: int | float) -> tuple[float, float]:
+        c_t, c_output = x0_weights(prediction, schedule, t)
+        return float(c_t), float(c_output)
+
     @torch.no_grad()
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
         if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output = output.chunk(2, dim=1)[0]
-        return to_x0(prediction, output, schedule, xt, t, x0_max)
+        if t.stride() != (0,) or not len(t):
+            return to_x0(prediction, output, schedule, xt, t, x0_max)
+        # One number expanded, as samplers pass it: what `to_x0` would compute for each example is known after one.
+        check_shape(output, xt)
+        c_t, c_output = weights(t[0].item())
+        x0_hat = (c_t * xt).add_(output, alpha=c_output)
+        return x0_hat if x0_max is None else x0_hat.clamp_(-x0_max, x0_max)
 
     return denoiser
 

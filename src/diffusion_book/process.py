@@ -225,8 +225,20 @@ def to_x0(
         ValueError: unknown prediction; another shape than x_t's; or a(t) = 0 where neither ε nor the score says
             anything about x0.
     """
+    check_shape(output, xt)
+    c_t, c_output = x0_weights(prediction, schedule, t)
+    x0 = expand(c_t, xt) * xt + expand(c_output, xt) * output
+    return x0 if x0_max is None else x0.clamp(-x0_max, x0_max)
+
+
+def check_shape(output: Tensor, xt: Tensor) -> None:
+    """A ValueError where a prediction has another shape than x_t."""
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
+
+
+def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
+    """The two numbers of `to_x0`: x0 = c_t x_t + c_output · output, float64, on the CPU, of t's shape (chapter 3)."""
     t = schedule.check_time(t, noisy=True)
     a, b = schedule._a(t), schedule._b(t)
     p, q = _coefficients(prediction, schedule, t, a, b)
@@ -235,8 +247,7 @@ def to_x0(
             f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0 instead"
         )
     determinant = a * q - b * p
-    x0 = expand(q / determinant, xt) * xt - expand(b / determinant, xt) * output
-    return x0 if x0_max is None else x0.clamp(-x0_max, x0_max)
+    return q / determinant, -b / determinant
 
 
 def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, t: Time) -> Tensor:

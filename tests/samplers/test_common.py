@@ -278,6 +278,20 @@ def test_noise_is_drawn_from_the_generator_alone(name):
     assert torch.equal(generator.get_state(), before) is (name in DETERMINISTIC)
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in DETERMINISTIC])
+def test_the_last_step_draws_no_noise(name):
+    """As many draws as there are steps before it: two for a corrected one, and no more."""
+    x, generator = noise(5)
+    other = torch.Generator()
+    other.set_state(generator.get_state())
+    schedule = on(name)
+    SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, [90, 40, 10, 0], generator)
+    # Churn draws before a step, so also before the last; 90 is so near to T = 100 that there is no room for it.
+    for _ in range(4 if name == "predictor-corrector" else 2):
+        torch.randn(5, 2, generator=other, dtype=torch.float64)
+    assert torch.equal(generator.get_state(), other.get_state())
+
+
 @pytest.mark.parametrize("seeds", [[7], [3, 7, 5], [1, 2, 3, 4, 5, 6, 7]], ids=len)
 @every_sampler
 def test_an_examples_seed_is_its_own_in_any_batch_and_position(name, seeds):

@@ -45,6 +45,17 @@ def test_gaussian_data_keep_their_standard_coordinates(schedule, generator):
 
 
 @every_schedule
+def test_encoding_gaussian_data_has_a_closed_form(schedule, generator):
+    """The same coordinates, the other way; a large σ_min, where x0 itself is what it starts from."""
+    mu, std, sigma_min = 0.5, 0.4, 0.3
+    x0 = gaussian(mu, std).sample(6, generator)
+    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    exact = a * mu + (x0 - mu) * math.sqrt((a**2 * std**2 + b**2) / (std**2 + sigma_min**2))
+    found = encode(denoise.exact(gaussian(mu, std), schedule), schedule, x0, sigma_min, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found / schedule.prior_std, exact / schedule.prior_std, rtol=0, atol=1e-6)
+
+
+@every_schedule
 def test_there_and_back(schedule, generator):
     x0 = RING.sample(6, generator)
     denoiser = denoise.exact(RING, schedule)

@@ -61,7 +61,8 @@ class Coefficients(NamedTuple):
 def coefficients(schedule: Schedule, times: Times) -> Coefficients:
     """The coefficients of a checked grid, in double precision."""
     t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    return Coefficients(schedule.a(t).tolist(), schedule.b(t).tolist(), schedule.sigma(t).tolist())
+    a, b = schedule._a(t), schedule._b(t)
+    return Coefficients(a.tolist(), b.tolist(), (b / a).tolist())
 
 
 def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float, float]]:
@@ -88,7 +89,8 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     """[B] copies of t: int64 for integer times, else float64."""
     if not xt.is_floating_point():
         raise ValueError(f"a batch must be floating point, got {xt.dtype}; start from start_noise or from add_noise")
-    return torch.full((len(xt),), t, dtype=torch.long if isinstance(t, int) else torch.float64, device=xt.device)
+    dtype = torch.long if isinstance(t, int) else torch.float64
+    return torch.tensor(t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
 def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> Tensor:

@@ -45,10 +45,10 @@ def ddim(
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
     times = check_times(schedule, times)
     a, b, _ = coefficients(schedule, times)
-    posterior = posterior_steps(schedule, times)
+    stds = [eta * std for _, _, std in posterior_steps(schedule, times)] if eta > 0 else [0.0] * (len(times) - 1)
     for i, t, s, where in steps_of(times):
         x0_hat = denoise_at(denoiser, xt, t, where)
-        std = eta * posterior[i][2]
+        std = stds[i]
         c_eps = max(b[i + 1] ** 2 - std**2, 0) ** 0.5
         # ε̂ = (x_t − a_t x̂0)/b_t is written out, which saves two passes over the batch.
         xs = combine(c_eps / b[i], xt, (a[i + 1] - c_eps * a[i] / b[i], x0_hat))

@@ -63,7 +63,7 @@ def dpm_solver(
         xs = combine(keep, xt, *((a[i + 1] * weight, x) for weight, x in zip(weights, x0_hats)))
         if generator is not None and eta > 0 and s > 0:
             xs = xs + b[i + 1] * math.sqrt(1 - shrink ** (2 * eta)) * randn_like(xs, generator)
-        past = [(x0_hat, h), *past][: order - 1] if math.isfinite(h) else []
+        past = [(x0_hat, h), *past][: order - 1]  # from a = 0 the length is ∞, and the weight 0
         xt = xs
         if callback is not None:
             callback(Step(t, s, xt, x0_hat))

@@ -1,0 +1,102 @@
+"""How many evaluations each sampler needs to be as good as 1,000 steps of ancestral sampling, on a ring of Gaussians.
+
+The denoiser is exact, so that only the sampler errs. The measure is the energy distance to as many draws from the ring
+itself, without bias, by seed. A sampler is as good where its mean over seeds is at most one standard deviation (over
+seeds) above that of the 1,000 steps, there and at every larger number of evaluations that was tried.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_book import denoise, schedules
+from diffusion_book.data import ring_of_gaussians
+from diffusion_book.samplers import (
+    ddim,
+    ddpm,
+    dpm_solver,
+    heun,
+    karras_times,
+    log_snr_times,
+    start_noise,
+    uniform_times,
+    unipc,
+)
+
+RESULTS = Path(__file__).parent / "results"
+GRIDS = {"uniform": uniform_times, "Karras": karras_times, "log-SNR": log_snr_times}
+SAMPLERS: dict[str, tuple[Callable[..., Tensor], bool]] = {  # and whether it draws noise
+    "DDPM": (ddpm, True),
+    "DDIM": (ddim, False),
+    "Heun": (heun, False),
+    "DPM-Solver++(2M)": (dpm_solver, False),
+    "DPM-Solver++(3M)": (partial(dpm_solver, order=3), False),
+    "SDE-DPM-Solver++(2M)": (partial(dpm_solver, eta=1.0), True),
+    "UniPC-2": (unipc, False),
+    "UniPC-3": (partial(unipc, order=3), False),
+}
+EVALUATIONS = [5, 7, 8, 9, 10, 11, 12, 15, 21, 31, 51]
+
+
+def within(x: Tensor) -> Tensor:
+    """Mean distance between two different rows."""
+    return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
+
+def energy_distance(x: Tensor, y: Tensor, within_y: Tensor) -> float:
+    """2 E|X − Y| − E|X − X'| − E|Y − Y'|: 0 on average where both are drawn from one distribution."""
+    return (2 * torch.cdist(x, y).mean() - within(x) - within_y).item()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few draws, 100 ancestral steps; writes nothing")
+    quick = parser.parse_args(arguments).quick
+    torch.set_num_threads(1)
+    seeds, draws, ancestral = (3, 200, 100) if quick else (16, 500, 1000)
+    schedule, ring = schedules.linear(), ring_of_gaussians()
+    denoiser = denoise.exact(ring, schedule)
+    generator = torch.Generator().manual_seed(1)
+    truths = [ring.sample(draws, generator).float() for _ in range(seeds)]
+    truths_within = [within(truth) for truth in truths]
+
+    def distances(sampler: Callable[..., Tensor], noisy: bool, times: list[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        x = start_noise((seeds * draws, 2), generator)
+        x = sampler(denoiser, schedule, x, times, **({"generator": generator} if noisy else {}))
+        batches = x.float().split(draws)
+        return torch.tensor([energy_distance(*each) for each in zip(batches, truths, truths_within)])
+
+    reference = distances(ddpm, True, uniform_times(schedule, ancestral))
+    limit = (reference.mean() + reference.std()).item()
+    lines = [
+        f"{ancestral} steps of DDPM: energy distance {reference.mean():.5f} ± {reference.std():.5f} "
+        f"({seeds} seeds of {draws} draws each).\n",
+        "| sampler | " + " | ".join(f"{name} times" for name in GRIDS) + " | best |",
+        "|---|" + "---|" * (len(GRIDS) + 1),
+    ]
+    for name, (sampler, noisy) in SAMPLERS.items():
+        needed: list[float] = []
+        for grid in GRIDS.values():
+            good = float("inf")
+            for evaluations in reversed([n for n in EVALUATIONS if name != "Heun" or n % 2]):
+                steps = (evaluations + 1) // 2 if name == "Heun" else evaluations
+                if not distances(sampler, noisy, grid(schedule, steps)).mean() <= limit:
+                    break
+                good = evaluations
+            needed.append(good)
+        shown = [f"> {EVALUATIONS[-1]}" if n == float("inf") else f"{n:.0f}" for n in (*needed, min(needed))]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if not quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "nfe.md").write_text(table, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
