@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_book import denoise, process, schedules
+from diffusion_book import denoise, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.process import PREDICTIONS
 from diffusion_book.schedules import EDM, VP, Cosine, Flow
@@ -164,3 +164,28 @@ def test_one_time_for_the_whole_batch_is_checked_like_any_other():
     narrow = denoise.from_network(lambda x, t: x[:, :1], schedules.linear(10), "v")
     with pytest.raises(ValueError, match=r"shape of x_t, \(4, 3\), got \(4, 1\)"):
         narrow(xt, torch.tensor(5).expand(4))
+
+
+def test_a_network_can_be_differentiated_where_x_t_asks_for_it():
+    """As the likelihood does; a sampler's x_t does not ask, and then no graph is kept."""
+    schedule, layer = schedules.VP(), torch.nn.Linear(3, 3).double()
+    denoiser = denoise.from_network(lambda x, t: layer(x), schedule, "v")
+    xt, t = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
+    assert not denoiser(xt, t.expand(4)).requires_grad
+    assert torch.autograd.gradcheck(lambda x: denoiser(x, t.expand(4)), xt.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: denoiser(x, t.repeat(4)), xt.clone().requires_grad_())
+    with torch.no_grad():
+        assert not denoiser(xt.clone().requires_grad_(), t.expand(4)).requires_grad
+
+
+def test_the_likelihood_of_a_network_is_that_of_the_denoiser_that_it_is():
+    ring, schedule = ring_of_gaussians(), schedules.VP()
+    exact = denoise.exact(ring, schedule)
+
+    def network(xt, clock):  # perfect, and told the time as networks are
+        t = clock.double() / 1000
+        return process.from_x0("v", exact(xt, t), schedule, xt, t)
+
+    x0 = ring.sample(5, torch.Generator().manual_seed(1))
+    found = samplers.log_likelihood(denoise.from_network(network, schedule, "v"), schedule, x0)
+    torch.testing.assert_close(found, samplers.log_likelihood(exact, schedule, x0), rtol=1e-3, atol=1e-3)

@@ -5,8 +5,8 @@ so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; 
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple, Protocol
+from functools import cache, wraps
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from diffusion_book.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
+
+
+Answer = TypeVar("Answer")
 
 
 class WithVariance(NamedTuple):
@@ -59,7 +62,7 @@ def from_network(
         c_t, c_output = x0_weights(prediction, schedule, t)
         return float(c_t), float(c_output)
 
-    @torch.no_grad()
+    @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
         if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
@@ -89,7 +92,7 @@ def from_network_with_variance(
     """
     _known(prediction)
 
-    @torch.no_grad()
+    @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
         if output.shape != _twice_the_channels(xt):
@@ -101,6 +104,17 @@ def from_network_with_variance(
         return WithVariance(to_x0(prediction, output, schedule, xt, t, x0_max), v)
 
     return denoiser
+
+
+def _where_asked(denoiser: Callable[[Tensor, Tensor], Answer]) -> Callable[[Tensor, Tensor], Answer]:
+    """Keep a graph for autograd where x_t requires a gradient, as likelihoods do (chapter 15), and not in sampling."""
+
+    @wraps(denoiser)
+    def careful(xt: Tensor, t: Tensor) -> Answer:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and xt.requires_grad):
+            return denoiser(xt, t)
+
+    return careful
 
 
 def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
