@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from diffusion_book.interop import unet_from_diffusers
 from diffusion_book.nn import UNet, UNetConfig
 from diffusion_book.training.loop import autocast
 
+RESULTS = Path(__file__).parent / "results"
 BASELINE = "diffusers"
 DIFFUSERS = {
     "sample_size": 32,
@@ -196,14 +198,20 @@ def main() -> None:
         ratios = [mine / theirs for mine, theirs in zip(times[name], times[BASELINE])]
         return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
-    print(f"batch {args.batch} of 3×32×32, {args.threads} threads on {device}, torch {torch.__version__}")
-    print(f"median of {args.rounds} rounds and its range; {BASELINE} takes ", end="")
-    print(f"{statistics.median(step[BASELINE]):.2f} s a step, {statistics.median(forward[BASELINE]):.2f} s forward\n")
-    print(f"{'':28} {'params':>7} {'MACs':>6} {'train step':>18} {'forward':>18} {'memory':>7}")
+    base = f"{statistics.median(step[BASELINE]):.2f} s a step, {statistics.median(forward[BASELINE]):.2f} s forward"
+    lines = [
+        f"batch {args.batch} of 3×32×32, {args.threads} threads on {device}, torch {torch.__version__}",
+        f"median of {args.rounds} rounds and its range; {BASELINE} takes {base}",
+        "",
+        f"{'':28} {'params':>7} {'MACs':>6} {'train step':>18} {'forward':>18} {'memory':>7}",
+    ]
     for name, contestant in contestants.items():
         share = f"{memory[name] / memory[BASELINE]:.2f}" if memory.get(BASELINE) else "–"
-        print(f"{name:28} {contestant.parameters():6.2f}M {contestant.macs():5.0f}M ", end="")
-        print(f"{ratio(step, name):>18} {ratio(forward, name):>18} {share:>7}")
+        size = f"{contestant.parameters():6.2f}M {contestant.macs():5.0f}M"
+        lines.append(f"{name:28} {size} {ratio(step, name):>18} {ratio(forward, name):>18} {share:>7}")
+    print("\n".join(lines))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "unet.md").write_text("```\n" + "\n".join(lines) + "\n```\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
