@@ -1,8 +1,20 @@
 """Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
 
+from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
 from diffusion_book.nn.embedding import timestep_embedding
 from diffusion_book.nn.mlp import MLP
 from diffusion_book.nn.unet import SIZES, UNet, UNetConfig
 
-__all__ = ["DIT_SIZES", "MLP", "SIZES", "DiT", "DiTConfig", "UNet", "UNetConfig", "timestep_embedding"]
+__all__ = [
+    "DIT_SIZES",
+    "MLP",
+    "SIZES",
+    "Classifier",
+    "ClassifierConfig",
+    "DiT",
+    "DiTConfig",
+    "UNet",
+    "UNetConfig",
+    "timestep_embedding",
+]

@@ -1,0 +1,78 @@
+"""A small convolutional classifier: its last features are the yardstick for samples of digits (chapter 12).
+
+Shapes: images [B, C, H, W] in [−1, 1], features [B, D], logits [B, classes].
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier is made of.
+
+    Attributes:
+        image_channels: 1 for digits, 3 for colour.
+        channels: features at the highest resolution; each of three levels has half the resolution and more of them.
+        features: D, what the last layer sees, and what distances between sets of images are measured in.
+        classes: number of classes.
+    """
+
+    image_channels: int = 1
+    channels: int = 32
+    features: int = 128
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("image_channels", "channels", "features", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Classifier(nn.Module):
+    """Images → logits; `features` stops one layer earlier."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        C = config.channels
+        self.body = nn.Sequential(
+            *_conv(config.image_channels, C, 3),
+            *_conv(C, C, 3),
+            *_conv(C, C, 3, stride=2),
+            *_conv(C, 2 * C, 3),
+            *_conv(2 * C, 2 * C, 3),
+            *_conv(2 * C, 2 * C, 3, stride=2),
+            *_conv(2 * C, 4 * C, 3),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * C, config.features, bias=False),
+            nn.BatchNorm1d(config.features),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(config.features, config.classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in [−1, 1] → [B, D], none negative.
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        if x.ndim != 4 or x.shape[1] != self.config.image_channels:
+            raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
+        features: Tensor = self.body(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in [−1, 1] → logits [B, classes]."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,51 @@
+"""The classifier: shapes, any size of image, features that feed the head, bad input."""
+
+import pytest
+import torch
+
+from diffusion_book.nn import Classifier, ClassifierConfig
+
+
+@pytest.fixture
+def network() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(ClassifierConfig(channels=4, features=12, classes=7)).eval()
+
+
+@pytest.mark.parametrize("side", [8, 28, 33])
+def test_any_size_of_image_gives_features_and_logits(network, side):
+    x = torch.rand(3, 1, side, side) * 2 - 1
+    assert network.features(x).shape == (3, 12)
+    assert network(x).shape == (3, 7)
+
+
+def test_the_logits_are_the_head_of_the_features(network):
+    x = torch.rand(5, 1, 28, 28) * 2 - 1
+    assert torch.equal(network(x), network.head(network.features(x)))
+    assert network.features(x).min() >= 0
+
+
+def test_in_eval_mode_an_image_does_not_depend_on_its_neighbours(network):
+    x = torch.rand(5, 1, 28, 28) * 2 - 1
+    assert torch.allclose(network.features(x)[2:3], network.features(x[2:3]), atol=1e-6)
+
+
+def test_it_learns(network):
+    """Bright or dark: two classes that any classifier must tell apart after a few steps."""
+    network.train()
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        y = torch.randint(2, (32,), generator=generator)
+        x = torch.randn(32, 1, 12, 12, generator=generator) + y[:, None, None, None] * 2
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimiser.step()
+    assert (network(x).argmax(1) == y).float().mean() > 0.9
+
+
+def test_bad_input_is_told():
+    with pytest.raises(ValueError, match=r"expected images \[B, 1, H, W\], got shape \(2, 3, 8, 8\)"):
+        Classifier(ClassifierConfig(channels=4))(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
+        ClassifierConfig(channels=0)
