@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
-    "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm"}),
+    "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
     "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
     "zoo": ({"nn"}, {"safetensors"}),
     # `data` only for its import of torchvision, which diffusers needs.
@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
-    "cli": (EVERYTHING, {"numpy", "matplotlib", "tqdm"}),
+    "cli": (EVERYTHING, {"numpy", "matplotlib", "tqdm", "typer"}),
 }
 
 
@@ -66,7 +66,18 @@ def test_importing_the_package_is_light():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(found.stdout.split())
     assert "torch" in loaded
-    heavy = {"diffusers", "mlxtend", "torchvision", "matplotlib", "PIL", "pandas", "scipy", "sklearn", "IPython"}
+    heavy = {
+        "diffusers",
+        "mlxtend",
+        "torchvision",
+        "matplotlib",
+        "PIL",
+        "pandas",
+        "scipy",
+        "sklearn",
+        "IPython",
+        "typer",
+    }
     assert loaded & (heavy | {"accelerate", "transformers", "onnx"}) == set()
 
 

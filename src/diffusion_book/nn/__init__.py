@@ -1,5 +1,6 @@
 """Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
 
+from diffusion_book.nn.build import build, describe
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
 from diffusion_book.nn.embedding import timestep_embedding
@@ -16,5 +17,7 @@ __all__ = [
     "DiTConfig",
     "UNet",
     "UNetConfig",
+    "build",
+    "describe",
     "timestep_embedding",
 ]

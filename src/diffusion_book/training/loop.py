@@ -13,6 +13,7 @@ from diffusion_book.losses import draw_times, simple_loss
 from diffusion_book.process import PREDICTIONS, Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA
+from diffusion_book.training.objective import drop_labels
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -105,7 +106,7 @@ def train(
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_up_then_cosine(step, config))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_up_then_cosine(step, config))
     ema = EMA(network, config.ema_decay)
     losses = torch.empty(config.steps)
     network.train()
@@ -113,7 +114,7 @@ def train(
         x0, y = data.batch(config.batch_size, generator)
         t = draw_times(schedule, len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator)
-        y = None if y is None or no_label is None else _drop_labels(y, no_label, config.label_dropout, generator)
+        y = None if y is None or no_label is None else drop_labels(y, no_label, config.label_dropout, generator)
         x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
         y = None if y is None else y.to(device)
 
@@ -151,13 +152,9 @@ def fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _warm_up_then_cosine(step: int, config: TrainConfig) -> float:
+def warm_up_then_cosine(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step, as a share of its peak."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
-
-
-def _drop_labels(y: Tensor, no_label: int, share: float, generator: torch.Generator) -> Tensor:
-    drop = torch.rand(y.shape, generator=generator) < share
-    return torch.where(drop, torch.full_like(y, no_label), y)

@@ -1,0 +1,158 @@
+"""Checkpoints that are whole or not there at all (chapter 11).
+
+A checkpoint is a folder, `step-00001000`, of safetensors files and a `checkpoint.json` that names each file's SHA-256.
+It is written under another name, flushed to the disk, and only then renamed, which a file system does at once: a run
+that is killed while it writes leaves the last good checkpoint as it was, and a leftover that the next start removes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+MANIFEST = "checkpoint.json"
+UNFINISHED = ".unfinished-"
+FORMAT = 1
+
+Parts = dict[str, dict[str, Tensor]]
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read; the message says which, and what to do."""
+
+
+def save(folder: Path, step: int, parts: Parts, keep: int = 2, keep_steps: Collection[int] = ()) -> Path:
+    """Write a checkpoint, then remove the old ones.
+
+    Args:
+        folder: of all checkpoints of a run; made if it is not there.
+        parts: tensors by part, such as "network", "ema", "optimiser"; each part is one file.
+        keep: how many of the newest stay. keep_steps: of these steps they stay whatever their age.
+
+    Raises:
+        CheckpointError: the disk is full or the folder read-only; what was there before still is.
+    """
+    name = name_of(step)
+    unfinished = folder / f"{UNFINISHED}{name}"
+    try:
+        remove_unfinished(folder)
+        unfinished.mkdir(parents=True)
+        hashes = {part: _write(unfinished / f"{part}.safetensors", _as_bytes(parts[part])) for part in sorted(parts)}
+        manifest = {"format": FORMAT, "step": step, "sha256": hashes}
+        _write(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync(unfinished)
+        if (folder / name).exists():  # a run that was told to start from an earlier step comes by again
+            shutil.rmtree(folder / name)
+        unfinished.rename(folder / name)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        last = latest(folder)
+        stands = f"the last good one is {last}" if last else "there is none yet"
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {folder} ({error}); {stands}. "
+            "Make room, or give a folder that can be written to, and start again with --resume"
+        ) from error
+    for old in checkpoints(folder)[:-keep]:
+        if step_of(old) not in keep_steps:
+            shutil.rmtree(old)
+    return folder / name
+
+
+def load(checkpoint: Path, only: Collection[str] | None = None) -> tuple[int, Parts]:
+    """Read a checkpoint, or only some of its parts → (step, tensors by part).
+
+    Raises:
+        CheckpointError: it is no checkpoint of ours, a file is missing, or its content is not what was written.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
+        known = manifest["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error}") from error
+    if not known:
+        raise CheckpointError(
+            f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install the version it is of"
+        )
+    missing = sorted(set(only or ()) - set(hashes))
+    if missing:
+        raise CheckpointError(f"{checkpoint} has no part {missing[0]!r}; it has {', '.join(hashes)}")
+    return step, {part: _read(checkpoint, part, hashes[part]) for part in (hashes if only is None else only)}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest finished checkpoint, or None."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def name_of(step: int) -> str:
+    """`step-00001000`, so that names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The inverse of `name_of`."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed while writing has left."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+
+def write_whole(path: Path, content: dict[str, Any] | bytes) -> None:
+    """Write a small file, such as a configuration as JSON, so that it is there whole or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    _write(unfinished, content if isinstance(content, bytes) else json.dumps(content, indent=1).encode())
+    unfinished.rename(path)
+    _sync(path.parent)
+
+
+def _as_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _write(path: Path, content: bytes) -> str:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(checkpoint: Path, part: str, sha256: str) -> dict[str, Tensor]:
+    path = checkpoint / f"{part}.safetensors"
+    others = [other.name for other in checkpoints(checkpoint.parent) if other != checkpoint]
+    advice = f"remove {checkpoint.name} to go on from {others[-1]}" if others else "start the run anew"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {advice}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"{path} is damaged: its {len(content)} bytes are not those that were written; {advice}")
+    return safetensors.torch.load(content)
+
+
+def _sync(folder: Path) -> None:
+    """Have the file system write down a folder's names, too; a no-op where folders cannot be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,209 @@
+"""What a run is made of, as a flat file that a person can read (chapter 11).
+
+A configuration is TOML, YAML or JSON. What it leaves out has the defaults of `RunConfig`; a key that is none of its
+fields is an error that names the nearest one.
+"""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from diffusion_book.data import Images, load
+from diffusion_book.losses import (
+    Weight,
+    draw_logit_normal_times,
+    draw_sigma_times,
+    draw_times,
+    edm,
+    min_snr,
+    p2,
+    vdm,
+)
+from diffusion_book.nn.build import KINDS, build, check_names
+from diffusion_book.schedules import Schedule, by_name
+from diffusion_book.training.loop import TrainConfig
+from diffusion_book.training.objective import Classification, Denoising, Objective
+
+TIMES = {"uniform": draw_times, "logit-normal": draw_logit_normal_times, "sigma": draw_sigma_times}
+WEIGHTS: dict[str, Weight | None] = {"none": None, "min-snr": min_snr(), "p2": p2(), "vdm": vdm(), "edm": edm()}
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainConfig):
+    """All that `TrainConfig` says, and what a run that lives in a folder needs besides.
+
+    Attributes:
+        data: a name that `data.load` knows. size: side of a folder's images, in pixels.
+        network: "kind" ("unet", "dit" or "classifier"), "size" (one of its named sizes) and any of the fields of its
+            configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
+            from the data where they are not said; classes = 0 trains without labels.
+        schedule: a name that `schedules.by_name` knows. T: its steps, where it has steps.
+        times: which times are trained more: "uniform", "logit-normal" or "sigma" (for EDM).
+        weight: of the loss: "none", "min-snr", "p2", "vdm" or "edm".
+        jitter: how much a classifier's images are moved; see `Classification`.
+        accumulate: parts into which each process cuts its share of a batch, one after the other, to save memory.
+        decay: of the learning rate after the warm-up: "cosine" to zero, or "none".
+        log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
+            a preview every 0 steps is none.
+        keep: how many of the newest checkpoints stay. keep_steps: of these steps they stay for good.
+    """
+
+    data: str = "mnist-5k"
+    size: int | None = None
+    network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
+    schedule: str = "cosine"
+    T: int | None = None
+    times: Literal["uniform", "logit-normal", "sigma"] = "uniform"
+    weight: Literal["none", "min-snr", "p2", "vdm", "edm"] = "none"
+    jitter: float = 1.0
+    accumulate: int = 1
+    decay: Literal["cosine", "none"] = "cosine"
+    log_every: int = 100
+    preview_every: int = 1000
+    checkpoint_every: int = 1000
+    keep: int = 2
+    keep_steps: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("log_every", "checkpoint_every", "keep", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.times not in TIMES:
+            raise ValueError(f"unknown times {self.times!r}; choose one of {', '.join(TIMES)}")
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"unknown weight {self.weight!r}; choose one of {', '.join(WEIGHTS)}")
+        if self.decay not in ("cosine", "none"):
+            raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
+        kind = self.network.get("kind")
+        if kind not in KINDS:
+            raise ValueError(f"network needs a kind, one of {', '.join(KINDS)}, got {kind!r}")
+        object.__setattr__(self, "network", dict(self.network))
+        object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
+
+    @property
+    def denoises(self) -> bool:
+        """Whether this trains a denoiser, and not a classifier."""
+        return self.network["kind"] != "classifier"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> "RunConfig":
+        """Check names and types, so that a typing error is told before anything runs.
+
+        Raises:
+            ValueError: an unknown key, with the nearest known one; or a value of another type.
+        """
+        hints = typing.get_type_hints(cls)
+        check_names(values, [f.name for f in dataclasses.fields(cls)], source)
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{source}: {name} must be {_spoken(hints[name])}, got {value!r}")
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> "RunConfig":
+        """Read a .toml, .yaml, .yml or .json file.
+
+        Raises:
+            ValueError: the file is not there or cannot be parsed, and what `from_dict` raises.
+        """
+        path = Path(path)
+        return cls.from_dict(_parse(path), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it: `from_dict` gives the configuration back."""
+        return {**dataclasses.asdict(self), "keep_steps": list(self.keep_steps)}
+
+
+def build_network(config: RunConfig, data: Images) -> nn.Module:
+    """The network that a configuration names, with fresh weights; the data gives channels and classes left unsaid."""
+    described = dict(config.network)
+    described.setdefault("image_channels", data.x.shape[1])
+    if data.y is not None:
+        described.setdefault("classes", int(data.y.max()) + 1)
+    return build(described)
+
+
+def build_schedule(config: RunConfig) -> Schedule:
+    """The schedule that a configuration names."""
+    return by_name(config.schedule, config.T)
+
+
+def build_objective(config: RunConfig, network: nn.Module) -> Objective:
+    """What the configuration minimises."""
+    if not config.denoises:
+        return Classification(config.jitter)
+    classes: int = network.config.classes  # type: ignore[union-attr, assignment]
+    return Denoising(
+        build_schedule(config),
+        config.prediction,
+        WEIGHTS[config.weight],
+        TIMES[config.times],
+        no_label=classes or None,
+        label_dropout=config.label_dropout if classes else 0.0,
+    )
+
+
+def build_data(config: RunConfig) -> Images:
+    """The images that a configuration names."""
+    return load(config.data, size=config.size)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    try:
+        match path.suffix.lower():
+            case ".toml":
+                values: object = tomllib.loads(text)
+            case ".yaml" | ".yml":
+                import yaml
+
+                values = yaml.safe_load(text)
+            case ".json":
+                values = json.loads(text)
+            case other:
+                raise ValueError(f"a configuration is .toml, .yaml or .json, not {other!r}")
+    except Exception as error:  # each parser has its own
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected names and values, got {type(values).__name__}")
+    return values
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def _spoken(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_spoken, arguments))
+    if origin is tuple:
+        return f"a list, each entry {_spoken(arguments[0])}"
+    if origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a table of names and values"
+    return {int: "a whole number", float: "a number", str: "a text", types.NoneType: "nothing"}.get(hint, str(hint))

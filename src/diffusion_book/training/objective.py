@@ -1,0 +1,102 @@
+"""What a run trains for: denoising, or naming the class. Everything random is drawn before the network runs.
+
+An objective's `draw` makes a whole batch, its times, noise and dropped labels included, from one generator; `loss`
+is then free of chance. So a batch can be cut between processes, or taken again after a crash, and stay the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion_book.losses import Weight, draw_times, simple_loss
+from diffusion_book.process import Prediction
+from diffusion_book.schedules import Schedule
+
+Batch = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What `Trainer` minimises."""
+
+    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
+        """All that the loss needs, for each example: tensors [B, …]. Times, if there are any, are named "t"."""
+        ...
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """[B] losses."""
+        ...
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The weighted error of a prediction at random times (chapters 4 and 6).
+
+    Attributes:
+        schedule, prediction, weight: see `losses.simple_loss`.
+        draw_times: a function of (schedule, batch size, generator), such as `losses.draw_sigma_times`.
+        no_label: the label that means "none"; None trains without labels.
+        label_dropout: the share of labels that become `no_label`.
+    """
+
+    schedule: Schedule
+    prediction: Prediction = "v"
+    weight: Weight | None = None
+    draw_times: Callable[[Schedule, int, torch.Generator], Tensor] = draw_times
+    no_label: int | None = None
+    label_dropout: float = 0.0
+
+    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
+        """x0, noisy times, noise and, where there are labels, labels of which some are dropped."""
+        t = self.draw_times(self.schedule, len(x0), generator)
+        batch = {"x0": x0, "t": t, "eps": torch.randn(x0.shape, generator=generator)}
+        if y is not None and self.no_label is not None:
+            batch["y"] = drop_labels(y, self.no_label, self.label_dropout, generator)
+        return batch
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """[B] `simple_loss`."""
+        x0, t, eps = batch["x0"], batch["t"], batch["eps"]
+        return simple_loss(network, self.schedule, x0, t, eps, self.prediction, batch.get("y"), self.weight)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross-entropy of the class, each image shifted, turned and scaled a little.
+
+    Attributes:
+        jitter: how much: 1 is up to 2 of 28 pixels, 10 degrees and 10 %; 0 leaves images alone.
+        smoothing: the share of certainty given to all classes alike (Szegedy et al. 2016, section 7).
+    """
+
+    jitter: float = 1.0
+    smoothing: float = 0.05
+
+    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
+        """x0, moved, and labels."""
+        if y is None:
+            raise ValueError("a classifier needs labels, and this data has none")
+        return {"x0": move(x0, self.jitter, generator) if self.jitter else x0, "y": y}
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """[B] nats."""
+        return F.cross_entropy(network(batch["x0"]), batch["y"], reduction="none", label_smoothing=self.smoothing)
+
+
+def drop_labels(y: Tensor, no_label: int, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a random share of the labels by the one that means "none" (Ho and Salimans 2021, algorithm 1)."""
+    drop = torch.rand(y.shape, generator=generator) < share
+    return torch.where(drop, torch.full_like(y, no_label), y)
+
+
+def move(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
+    """Shift, turn and scale each image [B, C, H, W] by its own random amount; what comes in from outside is black."""
+    u = jitter * (2 * torch.rand(4, len(x), generator=generator) - 1)
+    angle, scale = u[0] * torch.pi / 18, 1 + 0.1 * u[1]
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    affine = torch.stack([cos, -sin, u[2] / 7, sin, cos, u[3] / 7], dim=1).reshape(-1, 2, 3)
+    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
+    return F.grid_sample(x + 1, grid, align_corners=False) - 1

@@ -1,0 +1,316 @@
+"""A run that can be killed at any moment and ends with the same weights (chapter 11).
+
+Nothing random is kept between steps. Which images a step sees, and its times and noise, follow from the seed and the
+number of the step alone; so does its learning rate. What a checkpoint must hold is then only what training changes:
+the weights, their average, and the optimiser's two moments. And since every process draws the whole batch and takes
+its share, two processes see what one would have seen.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffusion_book.data import Images
+from diffusion_book.training import checkpoint
+from diffusion_book.training.checkpoint import CheckpointError
+from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
+from diffusion_book.training.ema import EMA
+from diffusion_book.training.loop import autocast, warm_up_then_cosine
+from diffusion_book.training.objective import Batch, Objective
+
+BINS = 10
+"""Equal parts of (0, T] for which the loss is logged on its own."""
+
+Preview = Callable[[nn.Module, Path], None]
+
+
+class Trainer:
+    """One run: what it was told, where it stands, and the folder that it lives in.
+
+    The folder holds `config.json`; `log.jsonl`, one line each `log_every` steps (and the same for TensorBoard under
+    `tensorboard/`, where that is installed); `checkpoints/`; and `previews/`.
+
+    Args:
+        config: what to train; see `RunConfig`.
+        folder: of the run.
+        preview: called as preview(averaged network, path) to draw a picture, `preview_every` steps.
+        data: instead of the data that the configuration names.
+
+    Raises:
+        ValueError: the configuration does not fit the data or the number of processes.
+        CheckpointError: the folder cannot be written to.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: Path | str, preview: Preview | None = None, data: Images | None = None
+    ) -> None:
+        from accelerate import Accelerator  # takes seconds to import
+
+        self.config, self.folder, self.preview = config, Path(folder), preview
+        logger = "tensorboard" if importlib.util.find_spec("tensorboard") else None
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=config.accumulate, log_with=logger, project_dir=str(self.folder)
+        )
+        self.device: torch.device = self.accelerator.device
+        parts = self.accelerator.num_processes * config.accumulate
+        if config.batch_size % parts:
+            raise ValueError(
+                f"batch_size = {config.batch_size} cannot be cut into {parts} equal parts "
+                f"({self.accelerator.num_processes} processes × accumulate = {config.accumulate})"
+            )
+        self.data = build_data(config) if data is None else data
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(config.seed, "weights"))
+            network = build_network(config, self.data)
+        self.objective: Objective = build_objective(config, network)
+        self.ema = EMA(network.to(self.device), config.ema_decay)
+        optimiser = torch.optim.AdamW(
+            network.parameters(),
+            config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.network, self.optimiser = self.accelerator.prepare(network, optimiser)
+        self.step = 0
+        self.loss_sum = torch.zeros(BINS, dtype=torch.float64)
+        self.loss_count = torch.zeros(BINS, dtype=torch.float64)
+
+    def run(self, resume: bool = False) -> nn.Module:
+        """Train to the last step → the averaged network.
+
+        Args:
+            resume: go on from the newest checkpoint, where there is one.
+
+        Raises:
+            CheckpointError: there are checkpoints and resume is not said; or the newest is damaged, or of a run with
+                another configuration.
+            FloatingPointError: the loss became NaN or infinite; no checkpoint of that is written.
+        """
+        self._start(resume)
+        self.network.train()
+        progress = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc=self.folder.name,
+            disable=not self.accelerator.is_main_process,
+            mininterval=1,
+        )
+        self._since = time.perf_counter()
+        with torch.random.fork_rng():
+            while self.step < self.config.steps:
+                grad_norm = self._train_step()
+                self.step += 1
+                progress.update()
+                if self._due(self.config.log_every):
+                    progress.set_postfix(loss=f"{self._log(grad_norm):.4f}", refresh=False)
+                if self._due(self.config.preview_every) and self.preview and self.accelerator.is_main_process:
+                    self.preview(self.ema.network, self.folder / "previews" / f"{checkpoint.name_of(self.step)}.png")
+                if self._due(self.config.checkpoint_every) or self.step in self.config.keep_steps:
+                    self._save()
+        progress.close()
+        self.accelerator.end_training()
+        return self.ema.network
+
+    def _train_step(self) -> Tensor:
+        """One step of the optimiser, on the batch that belongs to this step's number."""
+        torch.manual_seed(seed_of(self.config.seed, "dropout", self.step, self.accelerator.process_index))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate()
+        for batch in self._shares(self._batch()):
+            with self.accelerator.accumulate(self.network):
+                with autocast(self.config.precision, self.device):
+                    loss = self.objective.loss(self.network, batch)
+                self.accelerator.backward(loss.mean())
+                self._note(loss.detach(), batch.get("t"))
+        grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.ema.update(self.accelerator.unwrap_model(self.network))
+        return grad_norm
+
+    def _batch(self) -> Batch:
+        """The whole batch of this step, the same on every process."""
+        index = batch_index(len(self.data), self.config.batch_size, self.step, self.config.seed)
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, "batch", self.step))
+        y = None if self.data.y is None else self.data.y[index]
+        return self.objective.draw(self.data.x[index], y, generator)
+
+    def _shares(self, batch: Batch) -> Iterator[Batch]:
+        """This process's part of a batch, in `accumulate` pieces, where the network is; times stay on the CPU."""
+        parts = self.accelerator.num_processes * self.config.accumulate
+        size = self.config.batch_size // parts
+        for piece in range(self.config.accumulate):
+            start = (self.accelerator.process_index * self.config.accumulate + piece) * size
+            part = {name: values[start : start + size] for name, values in batch.items()}
+            yield {name: values if name == "t" else values.to(self.device) for name, values in part.items()}
+
+    def _rate(self) -> float:
+        if self.config.decay == "none":
+            return min(1.0, (self.step + 1) / max(1, self.config.warmup))
+        return warm_up_then_cosine(self.step, self.config)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
+
+    def _note(self, loss: Tensor, t: Tensor | None) -> None:
+        """Add losses to the sums by time. On a GPU this waits for the step; the sums are float64, on the CPU."""
+        loss = loss.double().cpu()
+        if t is None:
+            part = torch.zeros(len(loss), dtype=torch.int64)
+        else:
+            T = self.objective.schedule.T  # type: ignore[attr-defined]  # what has times has a schedule
+            part = (t.double() * BINS / T).ceil().long().clamp(1, BINS) - 1
+        self.loss_sum.index_add_(0, part, loss)
+        self.loss_count.index_add_(0, part, torch.ones_like(loss))
+
+    def _log(self, grad_norm: Tensor) -> float:
+        """Write a line of the log → the mean loss since the last one."""
+        sums = torch.stack([self.loss_sum, self.loss_count]).to(self.device)
+        total, count = self.accelerator.reduce(sums, "sum").cpu()
+        loss = float(total.sum() / count.sum())
+        self._check_finite(loss)
+        elapsed = time.perf_counter() - self._since
+        values: dict[str, Any] = {
+            "loss": loss,
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "grad_norm": float(grad_norm),
+            "images": self.step * self.config.batch_size,
+            "images_per_second": float(count.sum()) / elapsed,
+        }
+        by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.config.denoises else []
+        if self.accelerator.is_main_process:
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
+        parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
+        self.accelerator.log({**values, **parts}, step=self.step)
+        self.loss_sum.zero_()
+        self.loss_count.zero_()
+        self._since = time.perf_counter()
+        return loss
+
+    def _check_finite(self, loss: float) -> None:
+        if not torch.isfinite(torch.tensor(loss)):
+            last = checkpoint.latest(self.folder / "checkpoints")
+            raise FloatingPointError(
+                f"the loss became {loss} before step {self.step}; lower learning_rate or use precision = 'fp32'; "
+                f"the last good checkpoint is {last or 'none'}"
+            )
+
+    def _start(self, resume: bool) -> None:
+        """Make the folder, or go on from what it holds."""
+        if self.accelerator.is_main_process:
+            try:
+                (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+                checkpoint.remove_unfinished(self.folder / "checkpoints")
+                newest = checkpoint.latest(self.folder / "checkpoints")
+                if newest and not resume:
+                    raise CheckpointError(
+                        f"{self.folder} holds a run that reached step {checkpoint.step_of(newest)}; "
+                        "go on with it by --resume, or give another folder"
+                    )
+                if not newest or not (self.folder / "config.json").exists():
+                    checkpoint.write_whole(self.folder / "config.json", self.config.to_dict())
+            except OSError as error:
+                raise CheckpointError(f"{self.folder} cannot be written to ({error}); give another folder") from error
+        self.accelerator.wait_for_everyone()
+        newest = checkpoint.latest(self.folder / "checkpoints")
+        if newest:
+            self._same_run()
+            self._load(newest)
+        if self.accelerator.is_main_process:
+            self._cut_log()
+        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
+
+    def _same_run(self) -> None:
+        """Raise unless the folder's configuration is this one, up to what does not touch the weights."""
+        theirs = RunConfig.from_file(self.folder / "config.json").to_dict()
+        harmless = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
+        for name, value in self.config.to_dict().items():
+            if name not in harmless and theirs[name] != value:
+                raise CheckpointError(
+                    f"{self.folder} was begun with {name} = {theirs[name]!r}, and now {name} = {value!r} is asked for; "
+                    "go on with the configuration that it was begun with, or give another folder"
+                )
+
+    def _save(self) -> None:
+        """Write a checkpoint. The sums of the log belong to it, so that the log, too, is the same."""
+        sums = torch.stack([self.loss_sum, self.loss_count]).to(self.device)
+        sums = self.accelerator.reduce(sums, "sum").cpu()
+        if not bool(torch.isfinite(sums).all()):
+            self._check_finite(float("nan"))
+        network = self.accelerator.unwrap_model(self.network)
+        if self.accelerator.is_main_process:
+            parts = {
+                "network": dict(network.state_dict()),
+                "ema": dict(self.ema.network.state_dict()),
+                "optimiser": flatten(self.optimiser.state_dict()),
+                "log": {"sums": sums},
+            }
+            folder = self.folder / "checkpoints"
+            checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, path: Path) -> None:
+        step, parts = checkpoint.load(path)
+        try:
+            self.accelerator.unwrap_model(self.network).load_state_dict(parts["network"])
+            self.ema.network.load_state_dict(parts["ema"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is of another network: {error}") from error
+        self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
+        self.step = self.ema.updates = step
+        if self.accelerator.is_main_process:  # the sums are of all processes
+            self.loss_sum, self.loss_count = parts["log"]["sums"]
+
+    def _cut_log(self) -> None:
+        """Drop the lines that a run wrote after the checkpoint from which it now goes on."""
+        log = self.folder / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        checkpoint.write_whole(log, "".join(f"{line}\n" for line in kept).encode())
+
+
+def seed_of(seed: int, *purpose: str | int) -> int:
+    """A seed for one purpose, unrelated to those of all others: 32 bits of the SHA-256 of its name."""
+    text = " ".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
+    """Which of n examples a step sees: each once in an epoch, in an order that the epoch's number decides."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return torch.cat(
+        [
+            _order(n, seed, epoch)[max(places.start - epoch * n, 0) : places.stop - epoch * n]
+            for epoch in range(places.start // n, (places.stop - 1) // n + 1)
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(seed, "epoch", epoch)))
+
+
+def flatten(optimiser: dict[str, Any]) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: {"0.exp_avg": …}, by the number of the parameter."""
+    return {f"{index}.{name}": value for index, state in optimiser["state"].items() for name, value in state.items()}
+
+
+def unflatten(tensors: dict[str, Tensor], optimiser: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, with the groups of a fresh optimiser's state."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": optimiser["param_groups"]}
