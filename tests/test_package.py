@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
     "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
-    "zoo": ({"nn"}, {"safetensors"}),
+    "zoo": ({*PROCESS, "nn", "denoise", "guidance"}, {"safetensors"}),
     # `data` only for its import of torchvision, which diffusers needs.
     "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
