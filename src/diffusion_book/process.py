@@ -225,16 +225,21 @@ def to_x0(
         ValueError: unknown prediction; another shape than x_t's; or a(t) = 0 where neither ε nor the score says
             anything about x0.
     """
-    check_shape(output, xt)
     c_t, c_output = x0_weights(prediction, schedule, t)
-    x0 = expand(c_t, xt) * xt + expand(c_output, xt) * output
-    return x0 if x0_max is None else x0.clamp(-x0_max, x0_max)
+    return weigh(output, xt, expand(c_t, xt), expand(c_output, xt), x0_max)
 
 
-def check_shape(output: Tensor, xt: Tensor) -> None:
-    """A ValueError where a prediction has another shape than x_t."""
+def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: float | None = None) -> Tensor:
+    """x0 = c_t x_t + c_output · output, the formula of `to_x0`; the numbers have x_t's dtype and multiply it.
+
+    Raises:
+        ValueError: x_t is not floating point, or the output has another shape.
+    """
+    check_floating(xt)
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
+    x0 = (c_t * xt).addcmul_(c_output, output)
+    return x0 if x0_max is None else x0.clamp_(-x0_max, x0_max)
 
 
 def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
