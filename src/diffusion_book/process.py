@@ -94,11 +94,13 @@ def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Ten
 
 
 def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:
-    """The standard deviation of a reverse step whose network outputs v in [−1, 1] (Nichol and Dhariwal 2021, eq. 15).
+    """The standard deviation of a reverse step whose network outputs v in [−1, 1].
 
     The logarithm goes from that of the posterior's std ("small", v = −1) to that of √β_{t|s} ("large", v = 1).
     At s = 0 the small one is 0 and its logarithm has no bottom: there it is that of the step from 2 to 1 for a
     discrete schedule, as in their code, and the large one for a continuous schedule. Chapter 4.
+
+    Source: Nichol and Dhariwal 2021, section 3.1.
 
     Args:
         v: [B, …] what the second half of the network's channels say.
@@ -146,7 +148,7 @@ def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
 
 
 def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
-    """L_{t−1} = ½ (SNR(t−1) − SNR(t)) ‖x0 − x̂0‖² in nats, [B] (Kingma et al. 2021, equation 13). Chapter 3.
+    """L_{t−1} = ½ (SNR(t−1) − SNR(t)) ‖x0 − x̂0‖² in nats, [B] (Kingma et al. 2021, section 4). Chapter 3.
 
     It is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) where p has the posterior's variance and x̂0 in the place of x0.
     At t = 1 the weight is infinite: that term is the reconstruction L_0, so t must lie in 2 … T.
