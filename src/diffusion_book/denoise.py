@@ -104,6 +104,7 @@ def _reader(
     """`to_x0` from (output, x_t, t), which remembers its two numbers for the times that samplers come back to."""
 
     @cache
+    @torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give
     def weights(t: int | float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         c_t, c_output = x0_weights(prediction, schedule, t)
         return c_t.to(device, dtype), c_output.to(device, dtype)
