@@ -180,6 +180,6 @@ def _parse_yaml(text: str) -> object:
     class Loader(yaml.SafeLoader):
         """YAML 1.1 takes 1e-3 for a text, since it has no dot; everyone else, YAML 1.2 too, for a number."""
 
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     return yaml.load(text, Loader)  # a SafeLoader: it makes nothing but plain values

@@ -59,12 +59,8 @@ class Trainer:
 
         self.config, self.folder, self.preview = config, Path(folder), preview
         logger = "tensorboard" if importlib.util.find_spec("tensorboard") else None
-        self.accelerator = Accelerator(
-            mixed_precision="no",  # what is autocast, `config.precision` says
-            gradient_accumulation_steps=config.accumulate,
-            log_with=logger,
-            project_dir=str(self.folder),
-        )
+        # Precision and accumulation are not left to it: what it holds of them, all Accelerators of a process share.
+        self.accelerator = Accelerator(mixed_precision="no", log_with=logger, project_dir=str(self.folder))
         self.device: torch.device = self.accelerator.device
         parts = self.accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
@@ -131,12 +127,13 @@ class Trainer:
         torch.manual_seed(seed_of(self.config.seed, "dropout", self.step, self.accelerator.process_index))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._rate()
-        for batch in self._shares(self._batch()):
-            with self.accelerator.accumulate(self.network):
+        for piece, batch in enumerate(self._shares(self._batch()), start=1):
+            last = piece == self.config.accumulate  # only then do processes add up their gradients
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
                 with autocast(self.config.precision, self.device):
                     loss = self.objective.loss(self.network, batch)
-                self.accelerator.backward(loss.mean())
-                self._note(loss.detach(), batch.get("t"))
+                (loss.mean() / self.config.accumulate).backward()
+            self._note(loss.detach(), batch.get("t"))
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
