@@ -99,15 +99,9 @@ class Trainer:
         """
         self._start(resume)
         self.network.train()
-        progress = tqdm(
-            total=self.config.steps,
-            initial=self.step,
-            desc=self.folder.name,
-            disable=not self.accelerator.is_main_process,
-            mininterval=1,
-        )
         self._since = time.perf_counter()
-        with self._own_randomness():
+        bar = {"total": self.config.steps, "initial": self.step, "desc": self.folder.name, "mininterval": 1}
+        with tqdm(**bar, disable=not self.accelerator.is_main_process) as progress, self._own_randomness():
             while self.step < self.config.steps:
                 grad_norm = self._train_step()
                 self.step += 1
@@ -118,7 +112,6 @@ class Trainer:
                     self._draw_preview()
                 if self._due(self.config.checkpoint_every) or self.step in self.config.keep_steps:
                     self._save(grad_norm)
-        progress.close()
         self.accelerator.end_training()
         return self.ema.network
 
