@@ -578,15 +578,18 @@ def test_two_processes_give_what_one_gives(tmp_path):
     """Each takes half of the batch. The first moments after one step are tenths of the gradient, equal to rounding;
     the same for the log. What `accelerate launch` says of precision and accumulation does not count."""
     changes = {"steps": 1, "network": {**UNET, "dropout": 0.0}, "accumulate": 2}
-    options = (
-        "--cpu --num_processes 2 --num_machines 1 --main_process_port 0 --mixed_precision bf16 --dynamo_backend no"
-    )
+    # On a CPU, too, it is this option that starts more than one process; --cpu --num_processes 2 is silently one.
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 --dynamo_backend no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
-    launch += ["--gradient_accumulation_steps", "4"]
+    launch += ["--mixed_precision", "bf16", "--gradient_accumulation_steps", "4"]
     done = subprocess.run(
-        [*launch, *command(tmp_path / "two", **changes)], env=environment(), capture_output=True, text=True
+        [*launch, *command(tmp_path / "two", **changes)],
+        env={**environment(), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 of 2 processes") == 2
     run(tmp_path / "one", **{**changes, "accumulate": 1})
     expected, found = parts(tmp_path / "one"), parts(tmp_path / "two")
     for name, value in expected["optimiser"].items():
@@ -602,4 +605,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), resume=True, **json.loads(sys.argv[2]))
+    trainer = Trainer(tiny(**json.loads(sys.argv[2])), sys.argv[1], data=pictures())
+    print(f"1 of {trainer.accelerator.num_processes} processes")
+    trainer.run(resume=True)
