@@ -8,6 +8,7 @@ import torch
 
 from diffusion_book import data, zoo
 from diffusion_book.cli import cards
+from diffusion_book.cli.reading import duration
 from diffusion_book.training import checkpoint
 
 DENOISER = """
@@ -116,3 +117,31 @@ def test_a_run_that_is_there_is_not_overwritten(run, recipes):
     run("zoo", "train", "tiny", "--export", "weights")
     result = run("zoo", "train", "tiny", "--export", "weights", fails=True)
     assert "go on with it by --resume" in result.stderr
+
+
+def test_the_list_has_models_and_recipes_without_weights(run, recipes, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "weights")
+    run("zoo", "train", "namer")  # into the zoo itself, where --export does not say otherwise
+    listed = run("zoo", "list").output.splitlines()
+    assert listed[0].split()[:4] == ["namer", "classifier", "on", "mnist-5k"]
+    assert listed[1].startswith("tiny")
+    assert "zoo train tiny" in listed[1]
+    shown = run("zoo", "show", "namer").output
+    card = zoo.card("namer")
+    for said in (
+        "namer",
+        "640 images in 20 steps",
+        "zoo train namer",
+        card["sha256"],
+        f"accuracy {card['metrics']['accuracy']:.4g}",
+    ):
+        assert said in shown
+    assert DENOISER in run("zoo", "show", "tiny").output
+    assert "unknown model 'tinny'; choose one of namer" in run("zoo", "show", "tinny", fails=True).stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(42, "42 s"), (89.4, "89 s"), (95, "2 min"), (3570, "1 h 0 min"), (4000, "1 h 7 min")]
+)
+def test_durations_are_said_as_people_do(seconds, said):
+    assert duration(seconds) == said

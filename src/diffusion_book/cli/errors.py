@@ -1,6 +1,7 @@
 """What went wrong, in one line, where a person can mend it; a traceback where we must."""
 
 import os
+import traceback
 from typing import Any
 
 import typer
@@ -18,6 +19,7 @@ class Commands(TyperGroup):
             message = explain(error)
             if message is None or os.environ.get("DIFFUSION_BOOK_TRACEBACK"):
                 raise
+            traceback.clear_frames(error.__traceback__)  # a progress bar ends its line when it is let go
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(1) from error
 

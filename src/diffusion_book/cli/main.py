@@ -6,6 +6,9 @@ import typer
 
 from diffusion_book.cli import zoo
 from diffusion_book.cli.errors import Commands
+from diffusion_book.cli.export import export
+from diffusion_book.cli.sample import sample
+from diffusion_book.cli.train import train
 
 app = typer.Typer(
     name="diffusion-book",
@@ -40,4 +43,7 @@ def main(
     """
 
 
+app.command("train")(train)
+app.command("sample")(sample)
+app.command("export")(export)
 app.add_typer(zoo.app, name="zoo")
