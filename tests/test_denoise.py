@@ -50,6 +50,22 @@ def test_clipping_holds_for_a_network_that_explodes():
     assert bool((x0_hat == -1).all())
 
 
+@pytest.mark.parametrize("t", [torch.tensor(5).expand(2), torch.tensor([5, 6])], ids=["shared", "own"])
+def test_a_batch_of_integers_is_refused(t):
+    with pytest.raises(ValueError, match="floating point"):
+        denoise.from_network(lambda xt, t: xt.float(), SCHEDULE, "eps")(torch.ones(2, 3, dtype=torch.long), t)
+
+
+def test_what_was_sampled_in_inference_mode_can_be_differentiated_later():
+    denoiser, t = denoise.from_network(lambda xt, t: xt, SCHEDULE, "v"), torch.tensor(50).expand(2)
+    with torch.inference_mode():
+        denoiser(torch.ones(2, 3), t)
+    xt = torch.ones(2, 3, requires_grad=True)
+    denoiser(xt, t).sum().backward()
+    slope = (SCHEDULE.a(50) - SCHEDULE.b(50)).float()
+    torch.testing.assert_close(xt.grad, slope.expand(2, 3))
+
+
 def test_sampling_builds_no_graph():
     layer = torch.nn.Linear(3, 3)
     x0_hat = denoise.from_network(lambda xt, t: layer(xt), SCHEDULE, "v")(torch.zeros(2, 3), torch.tensor([5, 6]))

@@ -545,7 +545,7 @@ def test_the_hybrid_loss_is_the_simple_one_and_a_kl(prediction, images, generato
     q = process.posterior(schedule, xt, x0, t)
     mean = process.posterior(schedule, xt, process.to_x0(prediction, output, schedule, xt, t), t).mean
     beta, small = schedule.beta[t].reshape(4, 1, 1, 1), q.std**2
-    variance = torch.exp((v + 1) / 2 * beta.log() + (1 - (v + 1) / 2) * small.log())  # their equation 15
+    variance = torch.exp((v + 1) / 2 * beta.log() + (1 - (v + 1) / 2) * small.log())  # their section 3.1
     kl = kl_divergence(Normal(q.mean, q.std.expand_as(mean)), Normal(mean, variance.sqrt())).mean((1, 2, 3))
     torch.testing.assert_close(found, simple + 0.01 * 50 * kl, rtol=1e-9, atol=0)
 

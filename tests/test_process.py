@@ -400,7 +400,7 @@ def test_a_learned_std_goes_from_small_to_large(name):
     torch.testing.assert_close(std(-1), small, rtol=1e-12, atol=0)
     torch.testing.assert_close(std(1), large, rtol=1e-12, atol=0)
     torch.testing.assert_close(std(0), (small * large).sqrt(), rtol=1e-12, atol=0)
-    # Their equation 15, with its v in [0, 1] and variances in the place of standard deviations.
+    # Nichol and Dhariwal 2021, section 3.1, with its v in [0, 1] and variances in the place of standard deviations.
     theirs = torch.exp(0.7 * schedule.beta[2:].log() + 0.3 * (small**2).log())
     torch.testing.assert_close(std(0.4) ** 2, theirs, rtol=1e-12, atol=0)
 
@@ -488,7 +488,7 @@ def test_f_is_edms_network_inside_its_preconditioning(sigma_data, generator):
     expected = c_skip * xt + c_out * network(c_in * xt, c_noise)
     output = process.run_network(network, "F", schedule, xt, sigma)
     torch.testing.assert_close(process.to_x0("F", output, schedule, xt, sigma), expected, rtol=1e-13, atol=1e-13)
-    # The target, their equation 8: (y − c_skip (y + n)) / c_out.
+    # The target of F: (y − c_skip (y + n)) / c_out.
     y, eps = normal(generator, 4, 3), normal(generator, 4, 3)
     target = (y - c_skip * (y + s * eps)) / c_out
     torch.testing.assert_close(process.target("F", schedule, y, eps, sigma), target, rtol=1e-9, atol=1e-9)

@@ -378,7 +378,7 @@ def test_edm_time_is_the_noise_level():
 
 @pytest.mark.parametrize("t", [1e-12, 1e-5, 0.3, 1.0])
 def test_vp_to_the_last_digits(t):
-    """Song et al. 2021b, equation 33, in 40 digits: at small t √(1 − a²) in float64 would have none left."""
+    """Song et al. 2021b, appendix C, in 40 digits: at small t √(1 − a²) in float64 would have none left."""
     with mpmath.workdps(40):
         log_a = -(mpmath.mpf(t) ** 2) * (mpmath.mpf(20.0) - mpmath.mpf(0.1)) / 4 - mpmath.mpf(t) * mpmath.mpf(0.1) / 2
         a, b = float(mpmath.exp(log_a)), float(mpmath.sqrt(-mpmath.expm1(2 * log_a)))

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from diffusion_book.process import PREDICTIONS, Prediction, check_shape, run_network, to_x0, x0_weights
+from diffusion_book.process import PREDICTIONS, Prediction, run_network, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -57,23 +57,14 @@ def from_network(
     """
     _known(prediction)
 
-    @cache
-    def weights(t: int | float) -> tuple[float, float]:
-        c_t, c_output = x0_weights(prediction, schedule, t)
-        return float(c_t), float(c_output)
+    read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
         output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
         if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output = output.chunk(2, dim=1)[0]
-        if t.stride() != (0,) or not len(t):
-            return to_x0(prediction, output, schedule, xt, t, x0_max)
-        # One number expanded, as samplers pass it: what `to_x0` would compute for each example is known after one.
-        check_shape(output, xt)
-        c_t, c_output = weights(t[0].item())
-        x0_hat = (c_t * xt).add_(output, alpha=c_output)
-        return x0_hat if x0_max is None else x0_hat.clamp_(-x0_max, x0_max)
+        return read(output, xt, t)
 
     return denoiser
 
@@ -91,6 +82,7 @@ def from_network_with_variance(
     The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1).
     """
     _known(prediction)
+    read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
@@ -101,9 +93,29 @@ def from_network_with_variance(
                 f"got {tuple(output.shape)}"
             )
         output, v = output.chunk(2, dim=1)
-        return WithVariance(to_x0(prediction, output, schedule, xt, t, x0_max), v)
+        return WithVariance(read(output, xt, t), v)
 
     return denoiser
+
+
+def _reader(
+    prediction: Prediction, schedule: Schedule, x0_max: float | None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """`to_x0` from (output, x_t, t), which remembers its two numbers for the times that samplers come back to."""
+
+    @cache
+    @torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give
+    def weights(t: int | float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        c_t, c_output = x0_weights(prediction, schedule, t)
+        return c_t.to(device, dtype), c_output.to(device, dtype)
+
+    def read(output: Tensor, xt: Tensor, t: Tensor) -> Tensor:
+        if t.stride() != (0,) or not len(t):
+            return to_x0(prediction, output, schedule, xt, t, x0_max)
+        # One number expanded, as samplers pass it: what `to_x0` would compute for each example is known after one.
+        return weigh(output, xt, *weights(t[0].item(), xt.device, xt.dtype), x0_max)
+
+    return read
 
 
 def _where_asked(denoiser: Callable[[Tensor, Tensor], Answer]) -> Callable[[Tensor, Tensor], Answer]:

@@ -83,8 +83,7 @@ def repaint(
     posterior = posterior_steps(schedule, times)
     for i, j in _visits(len(times) - 1, resamplings, jump):
         if j < i:  # back: x_t from x_s, with i the index of s
-            t, s = (torch.as_tensor(times[k]) for k in (j, i))
-            a_ts, std_ts = (float(value) for value in step_coefficients(schedule, t, s))
+            a_ts, std_ts = (float(value) for value in step_coefficients(schedule, times[j], times[i]))
             xt = a_ts * xt + std_ts * randn_like(xt, generator)
             continue
         x0_hat = denoise_at(denoiser, xt, times[i])

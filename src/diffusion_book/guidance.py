@@ -36,7 +36,7 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, w: Weight, p
     Raises:
         ValueError: w is not finite, or phi is outside [0, 1]; when it runs, the two disagree in shape.
 
-    Source: Ho and Salimans 2022, equation 6; with phi, Lin et al. 2024, equations 14 to 16.
+    Source: Ho and Salimans 2022, equation 6; with phi, Lin et al. 2024, section 3.4.
     """
     _check_phi(phi)
     return _extrapolate(conditional, unconditional, w, phi)
@@ -152,7 +152,7 @@ def interval(
 
 
 def rescale(guided: Denoiser, conditional: Denoiser, phi: float = 0.7) -> Denoiser:
-    """Give x̂0 the spread that the conditional one has (Lin et al. 2024, equations 14 to 16). Chapter 8.
+    """Give x̂0 the spread that the conditional one has (Lin et al. 2024, section 3.4). Chapter 8.
 
     Guidance makes x̂0 too large, and pictures too bright: here it is multiplied by φ std(c)/std(guided) + 1 − φ, the
     standard deviations taken over all numbers of one example. Around classifier-free guidance prefer the argument

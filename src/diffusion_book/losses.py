@@ -85,7 +85,7 @@ def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Ten
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
-    """min(SNR, γ) on the error in x0, so min(1, γ/SNR) on that in ε (Hang et al. 2023, equation 8). Chapter 4.
+    """min(SNR, γ) on the error in x0, so min(1, γ/SNR) on that in ε (Hang et al. 2023, section 3.4). Chapter 4.
 
     On v it comes to min(SNR, γ)/(SNR + 1); leaving out the + 1 is a known mistake.
     """
@@ -94,7 +94,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
-    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, equation 8). Chapter 4."""
+    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022). Chapter 4."""
     _positive("k", k)
     return lambda schedule, t: (k + torch.exp(_log_snr(schedule, t))) ** -gamma
 
@@ -209,10 +209,11 @@ def hybrid_loss(
     levels: int | None = 256,
     **conditions: Tensor | None,
 ) -> Tensor:
-    """L_simple + vlb_weight · T · (the bound's term at t) for a learned variance (Nichol and Dhariwal 2021, eq. 16).
+    """L_simple + vlb_weight · T · (the bound's term at t) for a learned variance.
 
     The network returns [B, 2C, …]: the prediction and v (`process.learned_std`). The second part teaches only v: the
-    mean is held fixed in it. Returned per example, as a mean over dimensions, in nats. Chapter 4.
+    mean is held fixed in it. Returned per example, as a mean over dimensions, in nats (Nichol and Dhariwal 2021,
+    section 3.1). Chapter 4.
     """
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, y=y, **conditions).to(x0)

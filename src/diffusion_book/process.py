@@ -94,11 +94,13 @@ def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Ten
 
 
 def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:
-    """The standard deviation of a reverse step whose network outputs v in [−1, 1] (Nichol and Dhariwal 2021, eq. 15).
+    """The standard deviation of a reverse step whose network outputs v in [−1, 1].
 
     The logarithm goes from that of the posterior's std ("small", v = −1) to that of √β_{t|s} ("large", v = 1).
     At s = 0 the small one is 0 and its logarithm has no bottom: there it is that of the step from 2 to 1 for a
     discrete schedule, as in their code, and the large one for a continuous schedule. Chapter 4.
+
+    Source: Nichol and Dhariwal 2021, section 3.1.
 
     Args:
         v: [B, …] what the second half of the network's channels say.
@@ -146,7 +148,7 @@ def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
 
 
 def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Tensor:
-    """L_{t−1} = ½ (SNR(t−1) − SNR(t)) ‖x0 − x̂0‖² in nats, [B] (Kingma et al. 2021, equation 13). Chapter 3.
+    """L_{t−1} = ½ (SNR(t−1) − SNR(t)) ‖x0 − x̂0‖² in nats, [B] (Kingma et al. 2021, section 4). Chapter 3.
 
     It is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) where p has the posterior's variance and x̂0 in the place of x0.
     At t = 1 the weight is infinite: that term is the reconstruction L_0, so t must lie in 2 … T.
@@ -225,16 +227,21 @@ def to_x0(
         ValueError: unknown prediction; another shape than x_t's; or a(t) = 0 where neither ε nor the score says
             anything about x0.
     """
-    check_shape(output, xt)
     c_t, c_output = x0_weights(prediction, schedule, t)
-    x0 = expand(c_t, xt) * xt + expand(c_output, xt) * output
-    return x0 if x0_max is None else x0.clamp(-x0_max, x0_max)
+    return weigh(output, xt, expand(c_t, xt), expand(c_output, xt), x0_max)
 
 
-def check_shape(output: Tensor, xt: Tensor) -> None:
-    """A ValueError where a prediction has another shape than x_t."""
+def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: float | None = None) -> Tensor:
+    """x0 = c_t x_t + c_output · output, the formula of `to_x0`; the numbers have x_t's dtype and multiply it.
+
+    Raises:
+        ValueError: x_t is not floating point, or the output has another shape.
+    """
+    check_floating(xt)
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
+    x0 = (c_t * xt).addcmul_(c_output, output)
+    return x0 if x0_max is None else x0.clamp_(-x0_max, x0_max)
 
 
 def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:

@@ -305,7 +305,7 @@ class EDM(Continuous):
 
 
 class VP(Continuous):
-    """The variance-preserving SDE: β(t) rises linearly in t ∈ [0, 1] (Song et al. 2021b, equation 32). Chapter 15.
+    """The variance-preserving SDE: β(t) rises linearly in t ∈ [0, 1] (Song et al. 2021b, appendix C). Chapter 15.
 
     a = exp(−½ ∫β) and b = √(1 − a²). With β from 0.1 to 20 it is the limit of `linear` for T → ∞.
     """
@@ -433,7 +433,7 @@ def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012)
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
-    """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, equation 17). Chapter 2."""
+    """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, section 3.2). Chapter 2."""
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
     return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))

@@ -46,7 +46,7 @@ CIFAR10 = {
     "time_embedding_type": "positional",
     "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
 }
-# The network that DESIGN's table of speed compares with.
+# The network that benchmarks/unet.py compares with.
 BASELINE = {
     "sample_size": 32,
     "layers_per_block": 2,

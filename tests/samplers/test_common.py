@@ -439,6 +439,14 @@ def test_combine_is_the_sum_that_it_says(generator):
     assert all(torch.equal(one, other) for one, other in zip((x, *others), before))
 
 
+def test_combine_keeps_half_precision_in_its_range(generator):
+    """At σ = 10⁻³ → 10⁻⁸ the coefficients of x_t and x̂0 are 10⁵ apart, which half precision does not reach."""
+    x, y = (start_noise((4, 3), generator, torch.float64).half() for _ in range(2))
+    for c_t, c_0 in ((1e-5, 1.0), (1.0, 1e-5), (-1e-6, 3.0), (3.0, -1e-6)):
+        found = combine(c_t, x, (c_0, y))
+        torch.testing.assert_close(found.double(), c_t * x.double() + c_0 * y.double(), rtol=2e-3, atol=1e-4)
+
+
 def test_inversion_is_checked_like_every_walk():
     """NaN named with its step, counted as the grid has them; float32 stays float32; the start is left as it was."""
     x = torch.ones(2, 2)

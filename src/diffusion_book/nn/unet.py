@@ -37,7 +37,7 @@ class UNetConfig:
         context_dim: features of a token of text, or 0 for none; wherever there is attention, the picture then looks
             at the text too.
         learned_variance: the output has 2C channels, the prediction and then v, which interpolates the logarithm of
-            the variance between its bounds (Nichol and Dhariwal 2021, equation 15).
+            the variance between its bounds (Nichol and Dhariwal 2021, section 3.1).
         dropout: inside the residual blocks, in [0, 1).
         checkpoint: keep no activations inside the stages and compute them again for the gradient: about a third
             slower, and far less memory (Chen et al. 2016).

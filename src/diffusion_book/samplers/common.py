@@ -73,9 +73,17 @@ def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float
 
 
 def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
-    """c_t x_t + Σ_k c_k x̂0_k, with one pass over the batch for each term."""
-    xs = c_t * xt
-    for c, x0_hat in terms:
+    """c_t x_t + Σ_k c_k x̂0_k, with one pass over the batch for each term.
+
+    The first two are added and then scaled in place, which leaves the sum in the processor's cache for what reads it
+    next. The larger coefficient is the one taken out, so that half precision does not overflow.
+    """
+    (c_0, x0_hat), *others = terms
+    if abs(c_t) > abs(c_0):
+        xs = torch.add(xt, x0_hat, alpha=c_0 / c_t).mul_(c_t)
+    else:
+        xs = torch.add(x0_hat, xt, alpha=c_t / c_0).mul_(c_0)
+    for c, x0_hat in others:
         xs.add_(x0_hat, alpha=c)  # into what we have just made, and nobody has seen
     return xs
 
@@ -90,7 +98,7 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     if not xt.is_floating_point():
         raise ValueError(f"a batch must be floating point, got {xt.dtype}; start from start_noise or from add_noise")
     dtype = torch.long if isinstance(t, int) else torch.float64
-    return torch.tensor(t, dtype=dtype, device=xt.device).expand(len(xt))
+    return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
 def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> Tensor:

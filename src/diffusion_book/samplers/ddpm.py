@@ -40,7 +40,7 @@ def ddpm(
         generator: the source of every random number of the walk; or one for each example.
         variance: "small" is the posterior's variance (right for data at one point), "large" is that of the forward
             step, β_{t|s} (right for data that is white noise): chapter 3 shows both bounds. "learned" is the
-            network's own, between the two (Nichol and Dhariwal 2021, equation 15).
+            network's own, between the two (Nichol and Dhariwal 2021, section 3.1).
         callback: told of each step, for pictures of the way.
 
     Returns:

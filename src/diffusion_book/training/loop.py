@@ -90,7 +90,7 @@ def train(
     """Minimise L_simple (Ho et al. 2020, algorithm 1). Chapter 6 builds this loop line by line.
 
     Args:
-        network: called as network(x_t, t) or, where data has labels and no_label is given, network(x_t, t, y).
+        network: called as network(x_t, t) or, where data has labels and no_label is given, network(x_t, t, y=y).
         data: hands out batches.
         no_label: the label that means "none"; None trains without labels.
         on_step: told of every step and its loss.
