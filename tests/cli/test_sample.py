@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from diffusion_book import data, nn, samplers, schedules, zoo
+from diffusion_book.cli import models
 from diffusion_book.cli.drawing import SAMPLERS
 from diffusion_book.training import checkpoint
 
@@ -215,11 +216,12 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
     assert prediction == "v"
     torch.testing.assert_close(schedule.beta, schedules.cosine(20).beta)
-    run("export", "--model", trained, "--format", "safetensors", "--out", "half.safetensors")
-    ours = zoo.load_file(tmp_path / "half.safetensors").network
+    ours = models.find(str(trained)).network
     x, t, y = torch.linspace(-1, 1, 2 * 784).reshape(2, 1, 28, 28), torch.tensor([3, 17]), torch.tensor([1, 10])
-    # The one is in half precision, of 11 bits, through a few layers; the other turned an angle.
-    torch.testing.assert_close(network(x, t, y), ours(x, t, y), atol=0.02, rtol=0.02)
+    with torch.no_grad():
+        expected, found = ours(x, t, y), network(x, t, y)
+    assert expected.abs().max() > 0  # after two steps it is small
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()  # the rounding of a turned angle
 
 
 def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):

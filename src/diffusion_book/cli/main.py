@@ -43,7 +43,7 @@ def main(
     """
 
 
-app.command("train")(train)
+app.command("train", short_help="Train a model, on your own pictures if you like.")(train)
 app.command("sample")(sample)
-app.command("export")(export)
+app.command("export", short_help="Write a model for others to read.")(export)
 app.add_typer(zoo.app, name="zoo")

@@ -27,7 +27,9 @@ def train(
     more: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Anything else: --set ema_decay=0.99 --set network.channels=64"
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other field of RunConfig: ema_decay=0.99, network.channels=64. May be repeated.",
         ),
     ] = None,
 ) -> None:
