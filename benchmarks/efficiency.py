@@ -9,7 +9,6 @@ which are foretold from its first ones; the time spent on foretelling does not c
 """
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from torch.nn import functional as F
 import diffusion_book.data._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
 from diffusion_book import data, denoise, evaluation, losses, samplers, schedules, zoo
 from diffusion_book.nn import build
-from diffusion_book.process import Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import EMA, RunConfig
 from diffusion_book.training.loop import autocast, warm_up_then_cosine
@@ -41,7 +39,6 @@ class Contestant:
     schedule: Schedule
     config: RunConfig
     side: int = 32
-    ema_warm_up: bool = True
 
 
 class Unlabelled(nn.Module):
@@ -82,12 +79,13 @@ def contestants() -> list[Contestant]:
         return Unlabelled(Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=False))
 
     config = RunConfig.from_file(zoo.recipe("mnist-unet"))
-    strong = RunConfig(batch_size=64, learning_rate=1e-3, warmup=500, weight_decay=0.01, prediction="v", precision="bf16")
+    strong = RunConfig(
+        batch_size=64, learning_rate=1e-3, warmup=500, weight_decay=0.01, prediction="v", precision="bf16"
+    )
     tutorial = replace(strong, learning_rate=1e-4, prediction="eps", ema_decay=0.0)
     # Its Trainer's own defaults: no warm-up, no decay, no autocast.
-    ddpm = replace(
-        strong, batch_size=16, learning_rate=1e-4, warmup=0, decay="none", weight_decay=0.0, precision="fp32", ema_decay=0.995
-    )
+    plain = replace(strong, warmup=0, decay="none", weight_decay=0.0, precision="fp32")
+    ddpm = replace(plain, batch_size=16, learning_rate=1e-4, ema_decay=0.995)
     return [
         Contestant("diffusion_book, mnist-unet", ours, schedules.cosine(), config, side=28),
         Contestant("diffusers, strong recipe", diffusers, schedules.cosine(), strong),
@@ -108,9 +106,9 @@ def train(contestant: Contestant, images: data.Images, seconds: float) -> tuple[
     network.train()
     start, step = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        rate = min(1.0, (step + 1) / max(1, config.warmup)) if config.decay == "none" else None
+        rate = 1.0 if config.decay == "none" else warm_up_then_cosine(min(step, config.steps), config)
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * (warm_up_then_cosine(min(step, config.steps), config) if rate is None else rate)
+            group["lr"] = config.learning_rate * rate
         _step(contestant, network, optimiser, images, generator)
         ema.update(network)
         step += 1
@@ -121,8 +119,8 @@ def train(contestant: Contestant, images: data.Images, seconds: float) -> tuple[
 
 
 def _optimiser(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    betas = (0.9, 0.99)
-    return torch.optim.AdamW(network.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay, fused=True)
+    decay = config.weight_decay
+    return torch.optim.AdamW(network.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=decay, fused=True)
 
 
 def _step(
@@ -177,3 +175,55 @@ def sample(contestant: Contestant, network: nn.Module, count: int) -> Tensor:
         edge = (contestant.side - 28) // 2
         parts.append(x0[..., edge : edge + 28, edge : edge + 28].clamp(-1, 1))
     return torch.cat(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    images, test = data.load("mnist"), data.load("mnist", "test")
+    classifier = zoo.load("mnist-classifier")
+    extractor = evaluation.from_classifier(
+        classifier.network, "mnist-classifier", accuracy=classifier.card["metrics"]["accuracy"]
+    )
+    reference = evaluation.moments(extractor, images.x, "mnist/train")
+    floor = evaluation.frechet_distance(evaluation.moments(extractor, test.x[: arguments.samples]), reference)
+    rows = []
+    for contestant in contestants():
+        network, seen = train(contestant, images, 60 * arguments.minutes)
+        digits = sample(contestant, network, arguments.samples)
+        distance = evaluation.frechet_distance(evaluation.moments(extractor, digits), reference)
+        size = sum(p.numel() for p in network.parameters()) / 1e6
+        rows.append({"name": contestant.name, "parameters_M": size, "images": seen, "fcd_mnist": distance})
+        print(f"{contestant.name}: {seen} images, FCD-MNIST {distance:.2f}", flush=True)
+    baseline = rows[1]["fcd_mnist"]
+    lines = [
+        f"FCD-MNIST of {arguments.samples} samples in {EVALUATIONS} evaluations against the training set, after "
+        f"{arguments.minutes:g} minutes of training on {arguments.threads} threads. {arguments.samples} real test "
+        f"digits: {floor:.2f}. Extractor: {extractor.name}, SHA-256 {extractor.sha256[:12]}….",
+        "",
+        "| | parameters | images seen | FCD-MNIST | of the strong recipe's |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        distance = row["fcd_mnist"]
+        cells = [
+            row["name"],
+            f"{row['parameters_M']:.2f} M",
+            row["images"],
+            f"{distance:.2f}",
+            f"{distance / baseline:.2f}",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    print("\n".join(lines))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "efficiency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "efficiency.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
