@@ -31,7 +31,10 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
-    "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
+    "evaluation": (
+        {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn"},
+        {"numpy", "scipy", "torch_fidelity", "tqdm"},
+    ),
     "zoo": ({*PROCESS, "nn", "denoise", "guidance"}, {"safetensors"}),
     # `data` only for its import of torchvision, which diffusers needs.
     "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "safetensors"}),
