@@ -151,6 +151,9 @@ def test_one_broken_picture_among_many_is_named(run, pictures):
     (pictures / "more" / "torn.png").write_bytes((pictures / "0.png").read_bytes()[:40])
     result = run("train", "--data", f"folder:{pictures}", *TINY, fails=True)
     assert "torn.png cannot be read as an image" in result.stderr
+    result = run("train", "--data", f"folder:{pictures}", *TINY, "--skip-broken")
+    assert "warning: left out 1 of 6 files" in result.stderr
+    assert "5 images 3×32×32" in result.stdout
 
 
 def test_a_run_that_is_there_is_left_as_it_is(run, tmp_path):

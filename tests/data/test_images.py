@@ -1,5 +1,6 @@
 """Images: what they are when they are right, and what is said when they are not."""
 
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -252,6 +253,47 @@ def test_a_corrupt_file_is_named(tmp_path, content):
     (tmp_path / "torn.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"torn\.png cannot be read as an image .*; repair it or take it out"):
         load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_broken_files_are_left_out_when_told_so_and_named(tmp_path, size):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    picture(tmp_path / "b.png", seed=1)
+    (tmp_path / "c.jpg").write_bytes(b"")
+    picture(tmp_path / "d.png", seed=2)
+    with pytest.warns(UserWarning, match=r"left out 2 of 4 files.*a\.png \(.*c\.jpg \(") as told:
+        found = load(f"folder:{tmp_path}", size=size, skip_broken=True)
+    assert Path(told[0].filename) == Path(__file__)  # the warning points at who called
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "c.jpg").unlink()
+    assert torch.equal(found.x, load(f"folder:{tmp_path}", size=size).x)
+
+
+def test_a_good_folder_warns_of_nothing(tmp_path, recwarn):
+    picture(tmp_path / "a.png")
+    load(f"folder:{tmp_path}", skip_broken=True)
+    assert not recwarn.list
+
+
+def test_a_folder_with_nothing_but_broken_files_is_refused(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"none of the 2 files in .* can be read as an image, not even .*a\.png"):
+        load(f"folder:{tmp_path}", size=4, skip_broken=True)
+
+
+def test_images_of_mixed_sizes_are_told_apart_from_the_first_good_one(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    picture(tmp_path / "b.png", size=(8, 6))
+    picture(tmp_path / "c.png", size=(9, 6))
+    with pytest.raises(ValueError, match=r"c\.png is 9×6 but .*b\.png is 8×6"):
+        load(f"folder:{tmp_path}", skip_broken=True)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_only_a_folder_has_broken_files_to_skip(name):
+    with pytest.raises(ValueError, match=f"skip_broken is for folder:PATH; '{name}' has no files"):
+        load(name, skip_broken=True)
 
 
 def test_images_of_mixed_sizes_are_refused_unless_a_size_is_given(tmp_path):

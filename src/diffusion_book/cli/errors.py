@@ -2,6 +2,7 @@
 
 import os
 import traceback
+import warnings
 from typing import Any
 
 import typer
@@ -14,7 +15,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _one_line
+                return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             message = explain(error)
             if message is None or os.environ.get("DIFFUSION_BOOK_TRACEBACK"):
@@ -22,6 +25,10 @@ class Commands(TyperGroup):
             traceback.clear_frames(error.__traceback__)  # a progress bar ends its line when it is let go
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(1) from error
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> None:
+    typer.echo(f"warning: {message}", err=True)
 
 
 def explain(error: BaseException) -> str | None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from diffusion_book.cli import zoo
+from diffusion_book.cli import data, zoo
 from diffusion_book.cli.errors import Commands
 from diffusion_book.cli.export import export
 from diffusion_book.cli.sample import sample
@@ -46,4 +46,5 @@ def main(
 app.command("train", short_help="Train a model, on your own pictures if you like.")(train)
 app.command("sample")(sample)
 app.command("export", short_help="Write a model for others to read.")(export)
+app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

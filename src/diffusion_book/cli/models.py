@@ -7,12 +7,10 @@ from typing import Any
 import torch
 
 from diffusion_book import zoo
+from diffusion_book.data import DATASETS, describe
 from diffusion_book.nn import build
 from diffusion_book.training import CheckpointError, RunConfig, checkpoint
 from diffusion_book.training.config import build_schedule
-
-SETS = {"mnist-5k": (1, 28, 10), "mnist": (1, 28, 10), "fashion-mnist": (1, 28, 10), "cifar10": (3, 32, 10)}
-"""Channels, side and classes of the named sets, so that a run's network is known without its data."""
 
 
 def find(model: str, device: torch.device | str = "cpu") -> zoo.Pretrained:
@@ -42,7 +40,8 @@ def image_shape(model: zoo.Pretrained, size: int | None = None) -> tuple[int, in
     """(C, H, W) of the images that a model was trained on; `size` is for a file that does not say."""
     config: Any = model.network.config
     recipe = model.card.get("recipe", {})
-    known = size or recipe.get("size") or SETS.get(recipe.get("data", ""), (None, None))[1]
+    named = recipe.get("data") in DATASETS
+    known = size or recipe.get("size") or (describe(recipe["data"]).size if named else None)
     if known is None:
         raise ValueError(
             "this file does not say how large its images are; give their side in pixels, such as --size 32"
@@ -85,9 +84,7 @@ def _of_run(folder: Path, device: torch.device | str) -> zoo.Pretrained:
 
 def _described(config: RunConfig) -> dict[str, Any]:
     """The network with the channels and classes that `training.config.build_network` takes from the data."""
-    described = dict(config.network)
-    channels, _, classes = SETS.get(config.data, (3, None, 0))
-    described.setdefault("image_channels", channels)
-    if classes:
-        described.setdefault("classes", classes)
-    return described
+    if config.data in DATASETS:
+        card = describe(config.data)
+        return {"image_channels": card.channels, "classes": card.classes, **config.network}
+    return {"image_channels": 3, **config.network}

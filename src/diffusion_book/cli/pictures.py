@@ -29,6 +29,13 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} is a file, and a name without an ending asks for a folder of pictures")
 
 
+def check_grid(out: Path) -> None:
+    """The same, where only a grid will do."""
+    if out.suffix.lower() not in GRIDS:
+        raise ValueError(f"{out} must end in one of {', '.join(sorted(GRIDS))}")
+    check_out(out)
+
+
 def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | None = None) -> None:
     """Write images [N, C, H, W] in [−1, 1] in the form that the name asks for; see `check_out`.
 

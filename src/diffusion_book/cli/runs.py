@@ -8,8 +8,7 @@ import typer
 from torch import nn
 
 from diffusion_book.cli import drawing, pictures
-from diffusion_book.cli.models import SETS
-from diffusion_book.data import Images
+from diffusion_book.data import DATASETS, Images
 from diffusion_book.schedules import Discrete
 from diffusion_book.training import RunConfig, Trainer, checkpoint
 from diffusion_book.training.config import build_schedule
@@ -57,7 +56,7 @@ def preview_of(config: RunConfig) -> "Preview":
 
 def side_of(config: RunConfig, data: Images) -> int | None:
     """The side of a folder's images, to be kept with the run: without it nobody knows later what to sample."""
-    if config.data in SETS or config.size is not None:
+    if config.data in DATASETS or config.size is not None:
         return config.size
     height, width = data.x.shape[2:]
     if height != width:

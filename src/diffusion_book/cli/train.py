@@ -17,6 +17,9 @@ def train(
         str | None, typer.Option(help="mnist-5k, mnist, fashion-mnist, cifar10, or folder:PATH for your own pictures.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side in pixels, for a folder. [default: 32]")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out a folder's files that cannot be read.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(help="Steps of the optimiser. [default: 2000]")] = None,
@@ -48,6 +51,7 @@ def train(
         "learning_rate": learning_rate,
         "precision": precision,
         "seed": seed,
+        "skip_broken": skip_broken or None,
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for text in more or []:

@@ -1,6 +1,8 @@
 """Data: two-dimensional toys that know their own density, and images scaled to [−1, 1]."""
 
 from diffusion_book.data.images import DATASETS, Images, load
+from diffusion_book.data.sets import SetCard, describe
+from diffusion_book.data.splits import duplicates, nearest, split
 from diffusion_book.data.toys import (
     GaussianMixture,
     checkerboard,
@@ -13,9 +15,14 @@ __all__ = [
     "DATASETS",
     "GaussianMixture",
     "Images",
+    "SetCard",
     "checkerboard",
+    "describe",
+    "duplicates",
     "grid_of_gaussians",
     "load",
+    "nearest",
     "ring_of_gaussians",
+    "split",
     "two_moons",
 ]

@@ -6,6 +6,7 @@ back silently: a set that cannot be had is an error that says what to do.
 
 import functools
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,19 +49,23 @@ class Images:
         return self.x[index], None if self.y is None else self.y[index]
 
 
-def load(name: str = "mnist-5k", split: str = "train", size: int | None = None) -> Images:
-    """Load a data set by name.
+def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, skip_broken: bool = False) -> Images:
+    """Load a data set by name. `describe` says what each is and where it comes from.
 
     Args:
         name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
             $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
             RGB, transparent parts as white.
-        split: "train" or "test". `mnist-5k` keeps the last 50 of each digit for "test"; a folder has only "train".
+        split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
+            are from MNIST's training split, so a model trained on "mnist" has seen them.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
             images already are of one size. The named sets keep their own size.
+        skip_broken: leave out a folder's files that cannot be read, with a warning that names each; by default the
+            first of them is an error.
 
     Raises:
-        ValueError: unknown name or split, an empty or missing folder, or a file that is no image.
+        ValueError: unknown name or split, an empty or missing folder, a file that is no image, or, where broken
+            ones are left out, none that is.
         ConnectionError: the download failed; the message names the offline choice.
     """
     if split not in ("train", "test"):
@@ -68,9 +73,11 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None) 
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
-        return _folder(Path(name.removeprefix("folder:")), size)
+        return _folder(Path(name.removeprefix("folder:")), size, skip_broken)
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
+    if skip_broken:
+        raise ValueError(f"skip_broken is for folder:PATH; {name!r} has no files of its own")
     if name == "mnist-5k":
         return _mnist_5k(split)
     if name in TORCHVISION:
@@ -137,7 +144,7 @@ def _torchvision(name: str, split: str) -> Images:
     return Images(from_uint8(pixels.contiguous()), torch.as_tensor(dataset.targets), f"{name}/{split}")
 
 
-def _folder(path: Path, size: int | None) -> Images:
+def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
     from PIL import Image, ImageOps
 
     if size is not None and size < 1:
@@ -148,6 +155,8 @@ def _folder(path: Path, size: int | None) -> Images:
     if not files:
         raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
     pictures: list[Image.Image] = []
+    broken: list[str] = []
+    first = files[0]  # of those that can be read
     for file in files:
         try:
             with Image.open(file) as opened:
@@ -157,14 +166,28 @@ def _folder(path: Path, size: int | None) -> Images:
             white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
             picture = Image.alpha_composite(white, upright).convert("RGB")
         except Exception as error:  # PIL raises many kinds for a broken file
-            raise ValueError(f"{file} cannot be read as an image ({error}); repair it or take it out") from error
+            if not skip_broken:
+                raise ValueError(
+                    f"{file} cannot be read as an image ({error}); repair it or take it out, "
+                    "or pass skip_broken=True to leave out all such files"
+                ) from error
+            broken.append(f"{file} ({error})")
+            continue
         if size is not None:
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
         elif pictures and picture.size != pictures[0].size:
             raise ValueError(
-                f"{file} is {picture.size[0]}×{picture.size[1]} but {files[0]} is "
+                f"{file} is {picture.size[0]}×{picture.size[1]} but {first} is "
                 f"{pictures[0].size[0]}×{pictures[0].size[1]}; pass size= to scale and crop all to one square"
             )
+        first = first if pictures else file
         pictures.append(picture)
+    if not pictures:
+        raise ValueError(f"none of the {len(files)} files in {path} can be read as an image, not even {broken[0]}")
+    if broken:
+        warnings.warn(
+            f"left out {len(broken)} of {len(files)} files, which cannot be read as images: {', '.join(broken)}",
+            stacklevel=3,
+        )
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     return Images(from_uint8(pixels.contiguous()), None, f"folder:{path}")

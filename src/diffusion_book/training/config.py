@@ -41,6 +41,7 @@ class RunConfig(TrainConfig):
 
     Attributes:
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
+        skip_broken: leave out a folder's files that cannot be read, and say so.
         network: "kind" ("unet", "dit" or "classifier"), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
@@ -57,6 +58,7 @@ class RunConfig(TrainConfig):
 
     data: str = "mnist-5k"
     size: int | None = None
+    skip_broken: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
     schedule: str = "cosine"
     T: int | None = None
@@ -149,7 +151,7 @@ def build_objective(config: RunConfig, network: nn.Module) -> Objective:
 
 def build_data(config: RunConfig) -> Images:
     """The images that a configuration names."""
-    return load(config.data, size=config.size)
+    return load(config.data, size=config.size, skip_broken=config.skip_broken)
 
 
 def _parse(path: Path) -> dict[str, Any]:
