@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,9 +43,10 @@ def measure(model: zoo.Pretrained, how: Sampling, extractor: str) -> tuple[dict[
     start = time.perf_counter()
     train, held_out = _data(model, how.count)
     compared = _extractor(extractor, model)
-    features = evaluation.extract(compared, train.x, progress=True)
+    seen = sys.stderr.isatty()
+    features = evaluation.extract(compared, train.x, progress=seen)
     reference = Moments.of(features, compared, train.name)
-    rest = evaluation.extract(compared, held_out.x, progress=True)
+    rest = evaluation.extract(compared, held_out.x, progress=seen)
     ours: list[dict[str, float]] = []
     real: list[dict[str, float]] = []
     shown, copies = torch.empty(0), {}
