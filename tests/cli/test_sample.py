@@ -125,6 +125,18 @@ def test_a_continuous_schedule_is_sampled(run, folder, tmp_path):
         assert bytes_of(tmp_path / "a.npz").std() > 0
 
 
+def test_noise_begins_at_the_schedules_own_level(run, folder, tmp_path):
+    """EDM's is not 1."""
+    edm = tiny(folder, "edm", schedule="edm", T=None, prediction="F")
+    run("sample", "-m", edm, "-n", 2, "--steps", 4, "--sampler", "heun", "-o", "a.npz")
+    model = zoo.load_file(edm)
+    seeds = [torch.Generator().manual_seed(i) for i in range(2)]
+    x_T = samplers.start_noise((2, 1, 28, 28), seeds, schedule=model.schedule)
+    x0 = samplers.heun(model.denoiser(), model.schedule, x_T, samplers.karras_times(model.schedule, 4))
+    expected = ((x0[:, 0].double() + 1) * 127.5).clamp(0, 255).numpy()
+    assert np.abs(bytes_of(tmp_path / "a.npz")[..., 0] - expected).max() < 0.51
+
+
 def test_a_file_that_does_not_say_its_size_asks_for_it(run, digits, tmp_path):
     copy = tmp_path / "bare.safetensors"
     copy.write_bytes(digits.read_bytes())

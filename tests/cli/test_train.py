@@ -13,7 +13,7 @@ from PIL import Image
 from diffusion_book.cli.train import _parse, _put
 from diffusion_book.training import RunConfig, checkpoint
 
-TINY = ["--steps", 3, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16", "--set", "T=20"]
+TINY = ["--steps", 3, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16", "--set", "T=12"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import typer
 
 from diffusion_book.cli import data, zoo
 from diffusion_book.cli.errors import Commands
+from diffusion_book.cli.evaluate import evaluate
 from diffusion_book.cli.export import export
 from diffusion_book.cli.sample import sample
 from diffusion_book.cli.train import train
@@ -45,6 +46,7 @@ def main(
 
 app.command("train", short_help="Train a model, on your own pictures if you like.")(train)
 app.command("sample")(sample)
+app.command("evaluate", short_help="Measure a model beside real pictures.")(evaluate)
 app.command("export", short_help="Write a model for others to read.")(export)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

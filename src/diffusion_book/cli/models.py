@@ -58,6 +58,18 @@ def classes_of(model: zoo.Pretrained) -> int:
     return int(config.classes)
 
 
+def weights_with_card(model: str) -> Path:
+    """The file of weights that a model is, where a card lies beside it.
+
+    Raises:
+        ValueError: it is a run, or a file without a card.
+    """
+    path = zoo.WEIGHTS / f"{model}.safetensors" if model in zoo.names() else Path(model)
+    if path.suffix != ".safetensors" or not path.with_suffix(".json").is_file():
+        raise ValueError(f"{model!r} has no card to write into; export it first, with --format safetensors")
+    return path
+
+
 def _of_run(folder: Path, device: torch.device | str) -> zoo.Pretrained:
     config = RunConfig.from_file(folder / "config.json")
     newest = checkpoint.latest(folder / "checkpoints")

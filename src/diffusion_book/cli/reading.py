@@ -6,10 +6,11 @@ from typing import Any
 
 
 def line(card: Mapping[str, Any], weights: Path) -> str:
-    """A model in one line: its name, what it is, its size, and the first thing that was measured."""
+    """A model in one line: its name, what it is, its size, and the first thing that was measured, or the loss."""
     recipe = card["recipe"]
     what = f"{recipe['network']['kind']} on {recipe['data']}"
-    measured = next(iter(_flat(card["metrics"])), "")
+    loss_last = sorted(card["metrics"].items(), key=lambda metric: metric[0] == "training_loss")
+    measured = next(iter(_flat(dict(loss_last))), "")
     return f"{card['name']:24}{what:26}{_megabytes(weights):10}{measured}"
 
 
