@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import diffusion_book.data._torchvision  # noqa: F401  (the packages import torchvision, which may need mending first)
-from diffusion_book.evaluation import Moments, extract, frechet_distance, moments, pixels
+from diffusion_book.evaluation import Extractor, Moments, extract, frechet_distance, moments, pixels
+
+E = Extractor("features", "0" * 64, 0, lambda x: x)
 
 
 def given(mean: torch.Tensor, cov: torch.Tensor, n: int = 1000) -> Moments:
-    return Moments(n, mean.double(), cov.double() * (n - 1), "e")
+    return Moments(n, mean.double(), cov.double() * (n - 1), E.identity)
 
 
 def spread(D: int, generator: torch.Generator) -> torch.Tensor:
@@ -47,7 +49,7 @@ def test_the_reference_packages_agree(n, normal, generator):
     x, y = normal(n, factors[0], 0.0, generator), normal(n + 7, factors[1], 0.5, generator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = frechet_distance(Moments.of(x, "e"), Moments.of(y, "e"))
+        found = frechet_distance(Moments.of(x, E), Moments.of(y, E))
         statistics = [fidelity.fid_features_to_statistics(z) for z in (x, y)]
         theirs = fidelity.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
         (mu1, s1), (mu2, s2) = ((s["mu"], s["sigma"]) for s in statistics)
@@ -59,7 +61,7 @@ def test_the_reference_packages_agree(n, normal, generator):
 def test_a_set_has_no_distance_from_itself(normal, generator):
     x = normal(10, torch.randn(40, 3, generator=generator, dtype=torch.float64), 5.0, generator)
     with pytest.warns(UserWarning, match="10 images of one set for 40 features"):
-        assert frechet_distance(Moments.of(x, "e"), Moments.of(x, "e")) < 1e-10
+        assert frechet_distance(Moments.of(x, E), Moments.of(x, E)) < 1e-10
 
 
 def test_it_is_symmetric(generator):
@@ -71,8 +73,8 @@ def test_it_is_symmetric(generator):
 def test_moments_in_pieces_and_in_any_order(normal, generator):
     """Far from zero, where the sum of squares would lose all digits."""
     x = normal(101, torch.randn(4, 4, generator=generator, dtype=torch.float64), 1e6, generator)
-    whole = Moments.of(x, "e", "d")
-    parts = [Moments.of(part, "e", "d") for part in x.split(13)]
+    whole = Moments.of(x, E, "d")
+    parts = [Moments.of(part, E, "d") for part in x.split(13)]
     for order in (parts, parts[::-1]):
         total = order[0]
         for part in order[1:]:
@@ -87,7 +89,7 @@ def test_moments_in_pieces_and_in_any_order(normal, generator):
 def test_moments_of_images_are_those_of_their_features(train, extractor):
     x = train.x[::30]
     found = moments(extractor, x.split(17), "digits", batch_size=10)
-    expected = Moments.of(extract(extractor, x), extractor.identity)
+    expected = Moments.of(extract(extractor, x), extractor)
     assert (found.n, found.data, found.extractor) == (len(x), "digits", extractor.identity)
     torch.testing.assert_close(found.mean, expected.mean)
     torch.testing.assert_close(found.scatter, expected.scatter)
@@ -98,7 +100,7 @@ def test_its_bias_is_that_of_the_number_of_samples(normal, generator):
     n, draws = 50, 400
     unit = torch.eye(1, dtype=torch.float64)
     found = torch.tensor(
-        [frechet_distance(*(Moments.of(normal(n, unit, 0.0, generator), "e") for _ in range(2))) for _ in range(draws)]
+        [frechet_distance(*(Moments.of(normal(n, unit, 0.0, generator), E) for _ in range(2))) for _ in range(draws)]
     )
     assert abs(float(found.mean()) - 3 / n) < 4 * float(found.std()) / math.sqrt(draws) + 1 / n**2
 
@@ -163,10 +165,10 @@ def test_other_features_are_refused(train, extractor, generator):
 
 def test_too_few_or_broken_features_are_told():
     with pytest.raises(ValueError, match="at least two images, got 1"):
-        frechet_distance(Moments.of(torch.ones(1, 1), "e"), Moments.of(torch.ones(3, 1), "e"))
+        frechet_distance(Moments.of(torch.ones(1, 1), E), Moments.of(torch.ones(3, 1), E))
     with pytest.raises(ValueError, match="NaN or infinite"):
-        Moments.of(torch.tensor([[1.0], [float("inf")]]), "e")
+        Moments.of(torch.tensor([[1.0], [float("inf")]]), E)
     with pytest.raises(ValueError, match="N ≥ 1"):
-        Moments.of(torch.zeros(0, 3), "e")
+        Moments.of(torch.zeros(0, 3), E)
     with pytest.raises(ValueError, match=r"\[N, D\]"):
-        Moments.of(torch.zeros(3), "e")
+        Moments.of(torch.zeros(3), E)

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import diffusion_book.data._torchvision  # noqa: F401  (torch-fidelity imports torchvision, which may need mending first)
-from diffusion_book.evaluation import distances, manifold
+from diffusion_book.evaluation import density_coverage, distances, precision_recall
+
+
+def manifold(real: torch.Tensor, samples: torch.Tensor, k: int = 3, k_density: int = 5) -> tuple[float, ...]:
+    return *precision_recall(samples, real, k), *density_coverage(samples, real, k_density)
 
 
 def brute_force(real: np.ndarray, samples: np.ndarray, k: int, k_density: int) -> tuple[float, float, float, float]:
@@ -53,7 +57,7 @@ def test_brute_force_agrees(kind, generator, monkeypatch):
 def test_torch_fidelity_agrees(generator):
     metric_prc = pytest.importorskip("torch_fidelity.metric_prc")
     real, samples = torch.randn(80, 6, generator=generator), 1.2 * torch.randn(80, 6, generator=generator)
-    found = manifold(real, samples)
+    found = precision_recall(samples, real)
     theirs = metric_prc.prc_features_to_metric(samples, real, verbose=False)
     assert found.precision == pytest.approx(theirs["precision"], abs=1e-6)
     assert found.recall == pytest.approx(theirs["recall"], abs=1e-6)
@@ -72,14 +76,14 @@ def test_what_each_of_them_sees(generator):
     alike = torch.cat([torch.randn(200, 2, generator=generator) - 20, torch.randn(200, 2, generator=generator) + 20])
     dropped = torch.randn(400, 2, generator=generator) - 20
     outside = torch.cat([alike[::2], torch.randn(200, 2, generator=generator) + 60])
-    good, one_mode, half_wrong = (manifold(real, samples) for samples in (alike, dropped, outside))
-    assert min(good.precision, good.recall, good.coverage) > 0.9
-    assert one_mode.precision > 0.9
-    assert one_mode.recall == pytest.approx(0.5, abs=0.05)
-    assert one_mode.coverage == pytest.approx(0.5, abs=0.05)
-    assert half_wrong.precision == pytest.approx(0.5, abs=0.05)
-    assert half_wrong.density == pytest.approx(0.5, abs=0.1)
-    assert half_wrong.recall > 0.9
+    precision, recall, density, coverage = manifold(real, alike)
+    assert min(precision, recall, density, coverage) > 0.9
+    precision, recall, _, coverage = manifold(real, dropped)
+    assert precision > 0.9
+    assert (recall, coverage) == pytest.approx((0.5, 0.5), abs=0.05)
+    precision, recall, density, _ = manifold(real, outside)
+    assert recall > 0.9
+    assert (precision, density) == pytest.approx((0.5, 0.5), abs=0.1)
 
 
 def test_where_both_are_alike_density_and_coverage_have_known_means(generator):
@@ -91,7 +95,7 @@ def test_where_both_are_alike_density_and_coverage_have_known_means(generator):
     found = []
     for _ in range(draws):
         real, samples = torch.randn(2, n, 4, generator=generator)
-        found.append(manifold(real, samples, k=2, k_density=k)[2:])
+        found.append(density_coverage(samples, real, k))
     density, coverage = torch.tensor(found).double().unbind(1)
     expected = 1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1))
     for values, truth in ((density, 1.0), (coverage, expected)):
@@ -100,9 +104,10 @@ def test_where_both_are_alike_density_and_coverage_have_known_means(generator):
 
 def test_bad_input_is_told(generator):
     x = torch.randn(5, 2, generator=generator)
-    with pytest.raises(ValueError, match="k_density must lie between 1 and the number of other examples, got 5"):
-        manifold(x, x)
-    with pytest.raises(ValueError, match="k must lie between 1"):
-        manifold(x, x, k=0, k_density=2)
-    with pytest.raises(ValueError, match="one length"):
-        manifold(x, x[:, :1])
+    for function in (precision_recall, density_coverage):
+        with pytest.raises(ValueError, match="k must lie between 1 and the number of other examples, got 5"):
+            function(x, x, k=5)
+        with pytest.raises(ValueError, match="k must lie between 1"):
+            function(x, x, k=0)
+        with pytest.raises(ValueError, match="one length"):
+            function(x, x[:, :1])

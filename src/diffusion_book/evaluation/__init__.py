@@ -16,29 +16,35 @@ from diffusion_book.evaluation.features import (
     weights_sha256,
 )
 from diffusion_book.evaluation.frechet import Moments, frechet_distance, moments
-from diffusion_book.evaluation.kid import KernelDistance, kernel_distance, mmd_squared
-from diffusion_book.evaluation.manifold import Manifold, manifold
+from diffusion_book.evaluation.kid import KernelDistance, kid
+from diffusion_book.evaluation.manifold import (
+    DensityCoverage,
+    PrecisionRecall,
+    density_coverage,
+    precision_recall,
+)
 from diffusion_book.evaluation.neighbours import QUANTILES, Memorisation, Neighbours, memorisation, nearest
 
 __all__ = [
     "QUANTILES",
+    "DensityCoverage",
     "Extractor",
     "KernelDistance",
-    "Manifold",
     "Memorisation",
     "Moments",
     "Neighbours",
+    "PrecisionRecall",
+    "density_coverage",
     "extract",
     "feature_batches",
     "frechet_distance",
     "from_classifier",
     "from_module",
-    "kernel_distance",
-    "manifold",
+    "kid",
     "memorisation",
-    "mmd_squared",
     "moments",
     "nearest",
     "pixels",
+    "precision_recall",
     "weights_sha256",
 ]

@@ -34,8 +34,8 @@ class Moments:
     data: str = ""
 
     @staticmethod
-    def of(features: Tensor, extractor: str, data: str = "") -> "Moments":
-        """Those of features [N, D] of any N ≥ 1.
+    def of(features: Tensor, extractor: Extractor, data: str = "") -> "Moments":
+        """Those of features [N, D] that this extractor made.
 
         Raises:
             ValueError: another shape, or NaN or infinity among them.
@@ -46,7 +46,7 @@ class Moments:
         mean = x.mean(0)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("there are NaN or infinite features; look at the images that they are of")
-        return Moments(len(x), mean, (x - mean).mT @ (x - mean), extractor, data)
+        return Moments(len(x), mean, (x - mean).mT @ (x - mean), extractor.identity, data)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Of the two sets together (Chan, Golub and LeVeque 1983)."""
@@ -83,7 +83,7 @@ def moments(
     """
     total = None
     for found in feature_batches(extractor, images, batch_size, progress):
-        these = Moments.of(found, extractor.identity, data)
+        these = Moments.of(found, extractor, data)
         total = these if total is None else total + these
     assert total is not None  # feature_batches has told that there are no images
     return total

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_book.evaluation.distances import check_pair
+from diffusion_book.evaluation.distances import BLOCK, check_pair
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """An estimate of MMD², and the interval that holds the true one with probability `confidence`.
+    """An estimate of MMD², and an interval that holds the true one with about this confidence.
 
     It is unbiased, and so it is negative about half the time where there is no difference.
     """
@@ -21,58 +21,67 @@ class KernelDistance:
     high: float
     standard_error: float
     confidence: float
-    blocks: int
+    groups: int
 
 
-def kernel_distance(
-    a: Tensor, b: Tensor, generator: torch.Generator, blocks: int = 20, confidence: float = 0.95
-) -> KernelDistance:
-    """MMD² with the kernel (x·y/D + 1)³, which is KID where the features are Inception's.
+def kid(a: Tensor, b: Tensor, generator: torch.Generator, groups: int = 20, confidence: float = 0.95) -> KernelDistance:
+    """MMD² with the kernel (x·y/D + 1)³, over all pairs; it is called KID where the features are Inception's.
 
-    Both sets are shuffled and cut into as many blocks; within each the estimate is the unbiased one, over all pairs
-    of different examples. The blocks share no example, so they are independent, their mean is unbiased as well, and
-    Student's t with blocks − 1 degrees of freedom gives the interval. (The usual subsets overlap, so their spread says
-    little about the error; Bińkowski et al. 2018 draw them so.) More blocks cost less and make the estimate rougher.
+    The interval is the jackknife's: both sets are shuffled and cut into as many groups, the estimate is made again
+    without each group, its spread is the standard error, and Student's t with groups − 1 degrees of freedom gives the
+    width. Where the two distributions are one, the jackknife errs on the wide side. (The usual spread over random
+    subsets, as in Bińkowski et al. 2018, is that of an estimate from 1,000 examples, not of the mean that is reported.)
 
     Args:
         a, b: features [N, D] and [M, D]; N and M may differ.
-        generator: shuffles.
-        blocks: at least 2, each with at least two examples of both sets.
+        generator: shuffles, which moves the interval a little and the value not at all.
+        groups: at least 2; the rest must hold two examples of both sets.
 
     Raises:
-        ValueError: too few examples for so many blocks; features that are not finite.
+        ValueError: too few examples for so many groups; features that are not finite.
 
-    Source: Bińkowski et al. 2018, section 4, with the estimator of Gretton et al. 2012; blocks as in Zaremba et al.
-        2013.
+    Source: Bińkowski et al. 2018, section 4, with the estimator of Gretton et al. 2012; the jackknife of Quenouille
+        1956 and Tukey 1958.
     """
     check_pair(a, b)
-    if blocks < 2 or min(len(a), len(b)) < 2 * blocks:
+    if groups < 2 or min(len(a), len(b)) < 2 * groups:
         raise ValueError(
-            f"{len(a)} and {len(b)} examples do not give {blocks} blocks of two or more each; at least 2 blocks are "
-            "needed: take fewer blocks, or more examples"
+            f"{len(a)} and {len(b)} examples do not give {groups} groups of two or more each, and at least 2 groups "
+            "are needed: take fewer groups, or more examples"
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    shuffled = [x[torch.randperm(len(x), generator=generator).to(x.device)].double() for x in (a, b)]
-    pairs = zip(*(x.tensor_split(blocks) for x in shuffled))
-    found = torch.stack([mmd_squared(x, y) for x, y in pairs])
-    value, error = float(found.mean()), float(found.std()) / math.sqrt(blocks)
-    reach = _student_t(confidence, blocks - 1) * error
-    return KernelDistance(value, value - reach, value + reach, error, confidence, blocks)
+    x, y = (z[torch.randperm(len(z), generator=generator).to(z.device)].double().tensor_split(groups) for z in (a, b))
+    xx, yy, xy = _sums(x, x, itself=True), _sums(y, y, itself=True), _sums(x, y)
+    n, m = (torch.tensor([len(group) for group in z], dtype=torch.float64) for z in (x, y))
+    value = _mmd_squared(xx.sum(), yy.sum(), xy.sum(), n.sum(), m.sum())
+    rest_xx, rest_yy, rest_xy = (k.sum() - k.sum(0) - k.sum(1) + k.diagonal() for k in (xx, yy, xy))
+    without = _mmd_squared(rest_xx, rest_yy, rest_xy, n.sum() - n, m.sum() - m)
+    error = math.sqrt((groups - 1) * float(without.var(correction=0)))
+    reach = _student_t(confidence, groups - 1) * error
+    return KernelDistance(float(value), float(value) - reach, float(value) + reach, error, confidence, groups)
 
 
-def mmd_squared(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate of MMD² from all pairs of x [N, D] and y [M, D], with the kernel (x·y/D + 1)³.
-
-    Source: Gretton et al. 2012, equation 3; the kernel of Bińkowski et al. 2018, section 4.
-    """
-    within = [_kernel(z, z) for z in (x, y)]
-    same = sum((k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in within)
-    return same - 2 * _kernel(x, y).mean()
+def _mmd_squared(xx: Tensor, yy: Tensor, xy: Tensor, n: Tensor, m: Tensor) -> Tensor:
+    """From sums of the kernel over all pairs of different examples (Gretton et al. 2012, equation 3)."""
+    return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.mT / x.shape[1] + 1) ** 3
+def _sums(x: tuple[Tensor, ...], y: tuple[Tensor, ...], itself: bool = False) -> Tensor:
+    """[groups, groups]: the kernel summed over the pairs of two groups; of a set with itself nobody meets itself."""
+    sums = torch.stack([torch.stack([_sum(p, q) for q in y]) for p in x])
+    if itself:
+        sums -= torch.diag(torch.stack([_kernel((p**2).sum(1), p.shape[1]).sum() for p in x]))
+    return sums.cpu()
+
+
+def _sum(p: Tensor, q: Tensor) -> Tensor:
+    rows = max(1, BLOCK // len(q))
+    return torch.stack([_kernel(part @ q.mT, q.shape[1]).sum() for part in p.split(rows)]).sum()
+
+
+def _kernel(product: Tensor, D: int) -> Tensor:
+    return (product / D + 1) ** 3
 
 
 def _student_t(confidence: float, freedom: int) -> float:
