@@ -30,6 +30,7 @@ from diffusion_book.evaluation.manifold import (
 from diffusion_book.evaluation.naming import called, kernel_called
 from diffusion_book.evaluation.neighbours import QUANTILES, Memorisation, Neighbours, memorisation, nearest
 from diffusion_book.evaluation.reference import default_folder, images_sha256, reference_features, reference_moments
+from diffusion_book.evaluation.report import Measure, Origin, Pictures, Report, Yardstick, evaluate
 
 __all__ = [
     "QUANTILES",
@@ -37,11 +38,16 @@ __all__ = [
     "DensityCoverage",
     "Extractor",
     "KernelDistance",
+    "Measure",
     "Memorisation",
     "Moments",
     "Neighbours",
+    "Origin",
+    "Pictures",
     "PrecisionRecall",
+    "Report",
     "Scores",
+    "Yardstick",
     "accuracy",
     "bits_by_bound",
     "bits_by_ode",
@@ -49,6 +55,7 @@ __all__ = [
     "classification_accuracy_score",
     "default_folder",
     "density_coverage",
+    "evaluate",
     "extract",
     "feature_batches",
     "fid",
