@@ -139,7 +139,7 @@ def show_report(report: Report) -> Figure:
     above.set_yticks([i * (H + _GAP) + H / 2 for i in range(len(rows))], list(rows))
     names, values, colors = list(bars), [v for v, _ in bars.values()], [c for _, c in bars.values()]
     errors = [distance.real.sd if name == "real against real" else 0.0 for name in names]
-    below.barh(names, values, xerr=errors, color=colors, height=0.7)
+    below.barh(names, values, xerr=errors, color=colors, ecolor=INK, height=0.7)
     below.invert_yaxis()
     below.grid(axis="y", visible=False)
     below.set_xlabel(f"{report.name}, N = {report.n:,}")

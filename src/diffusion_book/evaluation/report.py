@@ -370,8 +370,8 @@ def _sentences(report: Report) -> Iterator[str]:
     for kind, found in report.memorisation.items():
         yield (
             f"By {kind}, {found.copies:.2%} of {report.memorisation_n[kind]:,} samples are copies, "
-            f"{found.suspicious:.2%} are nearer to the training set than all but 1 % of held-out images, and a sample is "
-            f"nearer than a held-out image with probability {found.nearer:.3f}.\n"
+            f"{found.suspicious:.2%} are nearer to the training set than all but 1 % of held-out images, and a sample "
+            f"is nearer than a held-out image with probability {found.nearer:.3f}.\n"
         )
     if report.accuracy_score:
         ours, real = (report.accuracy_score[key] for key in ("samples", "real"))
