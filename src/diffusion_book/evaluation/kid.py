@@ -63,7 +63,7 @@ def kid(a: Tensor, b: Tensor, generator: torch.Generator, groups: int = 20, conf
 
 
 def _mmd_squared(xx: Tensor, yy: Tensor, xy: Tensor, n: Tensor, m: Tensor) -> Tensor:
-    """From sums of the kernel over all pairs of different examples (Gretton et al. 2012, equation 3)."""
+    """From sums of the kernel over all pairs of different examples (Gretton et al. 2012, lemma 6)."""
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 
