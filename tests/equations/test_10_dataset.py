@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_book import schedules
+from diffusion_book import process, schedules
 
 LINEAR = schedules.linear()
 
@@ -34,22 +34,18 @@ def test_rounding_is_as_much_noise_as_the_schedule_has_at_that_log_snr(generator
     square = (((x + 1) * 127.5).round() / 127.5 - 1 - x).pow(2)
     standard_error = float(square.std()) / math.sqrt(n)
     assert abs(float(square.mean()) - delta**2 / 12) < 4 * standard_error
-    # Where a² / b² is the reciprocal of that variance: the noise in units of the signal, found by search.
-    schedule = LINEAR.continuous()
-    low, high = 1e-6, 1.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        b_over_a = float(schedule.b(middle) / schedule.a(middle))
-        low, high = (middle, high) if b_over_a**2 < delta**2 / 12 else (low, middle)
-    if low > 2e-6:  # else the schedule begins above that level already
-        assert float(schedule.log_snr(low)) == pytest.approx(math.log(12 / delta**2), rel=1e-6)
+    # The schedule with a = 1 − t, b = t has that standard deviation, relative to the signal, at this t.
+    relative = float(square.mean().sqrt())
+    log_snr = float(schedules.Flow().log_snr(relative / (1 + relative)))
+    assert log_snr == pytest.approx(math.log(12 / delta**2), abs=5 * standard_error / float(square.mean()))
 
 
 @pytest.mark.equation("eq-dataset-dequantise")
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (0.5, 0.01), (-0.2, 0.002)])
 def test_likelihood_with_uniform_noise_is_below_that_of_the_bytes(mean, std):
     """By quadrature over the interval of each byte, for a density wide and one narrower than an interval."""
-    p, delta = torch.distributions.Normal(mean, std), 2 / 255
+    delta = 2 / 255
+    p = torch.distributions.Normal(*torch.tensor([mean, std], dtype=torch.float64))
     x = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000 * delta - delta / 2
     bound = math.log(delta) + p.log_prob(x[:, None] + u).mean(1)
@@ -79,6 +75,20 @@ def test_a_scale_of_the_data_is_a_shift_of_log_snr(c, d, t, generator):
     torch.testing.assert_close(measured, (LINEAR.log_snr(t) + 2 * math.log(abs(c))).expand(5))
 
 
+@pytest.mark.equation("eq-dataset-weight")
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("t", [20, 400, 900])
+def test_scale_weighs_the_error_of_v(c, t, generator):
+    x, x_hat, eps = (torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    d = 0.4
+    xt = process.add_noise(LINEAR, c * x + d, t, eps)
+    v = process.target("v", LINEAR, c * x + d, eps, t)
+    v_hat = process.from_x0("v", c * x_hat + d, LINEAR, xt, t)
+    of_the_picture = torch.exp(LINEAR.log_snr(t) + 2 * math.log(c))
+    weighted = (c**2 + of_the_picture) * (x - x_hat).pow(2).sum(1)
+    torch.testing.assert_close((v - v_hat).pow(2).sum(1), weighted, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.equation("eq-dataset-prior")
 @pytest.mark.parametrize(("c", "d"), [(1.0, 0.0), (0.5, 0.5), (127.5, 127.5)])
 def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
@@ -96,7 +106,8 @@ def test_share_unseen_counted_over_every_sequence_of_draws(n, m):
     sequences = list(itertools.product(range(n), repeat=m))
     unseen = sum(0 not in sequence for sequence in sequences)
     assert unseen / len(sequences) == pytest.approx((1 - 1 / n) ** m, rel=1e-12)
-    assert (1 - 1 / 10_000) ** 20_000 == pytest.approx(math.exp(-2), rel=2e-4)  # 2/n · m/n, to first order
+    missed_often = (1 - 1 / 10_000) ** 20_000
+    assert missed_often == pytest.approx(math.exp(-2), rel=2e-4)  # wrong by m / 2n², to first order
 
 
 @pytest.mark.equation("eq-dataset-leak")
