@@ -16,18 +16,16 @@ def split_by_group(
     groups, sizes = group.unique(return_counts=True)
     order = torch.randperm(len(groups), generator=generator)
     total = sizes[order].cumsum(0)
-    taken = order[
-        total - sizes[order] < share * len(group)
-    ]  # not enough before this one
+    before = total - sizes[order]
+    taken = order[before < share * len(group)]
     return torch.isin(group, groups[taken])
     # end solution
 
 
 def check(split_by_group):
     g = torch.Generator().manual_seed(0)
-    group = (
-        torch.randint(0, 60, (1000,), generator=g) ** 2
-    )  # names need not be 0, 1, 2 …
+    # squares, because names need not be 0, 1, 2 …
+    group = torch.randint(0, 60, (1000,), generator=g) ** 2
     sizes = group.unique(return_counts=True)[1]
     seen = torch.zeros(1000, dtype=torch.long)
     for share in (0.1, 0.3):
