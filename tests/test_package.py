@@ -31,14 +31,17 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
     "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
-    "evaluation": ({*PROCESS, "denoise", "guidance", "samplers", "data", "nn"}, {"numpy", "torchvision", "tqdm"}),
+    "evaluation": (
+        {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn"},
+        {"numpy", "scipy", "torch_fidelity", "tqdm"},
+    ),
     "zoo": ({*PROCESS, "nn", "denoise", "guidance"}, {"safetensors"}),
     # `data` only for its import of torchvision, which diffusers needs.
     "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
-    "cli": (EVERYTHING, {"numpy", "matplotlib", "tqdm", "typer"}),
+    "cli": (EVERYTHING, {"numpy", "PIL", "tqdm", "typer"}),
 }
 
 
@@ -62,7 +65,7 @@ def imports_of(path: Path) -> set[str]:
 
 def test_importing_the_package_is_light():
     """Pictures, data sets and oracles are imported where they are used, and not before."""
-    code = "import sys, diffusion_book; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys; from diffusion_book import *; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(found.stdout.split())
     assert "torch" in loaded
@@ -128,3 +131,14 @@ def test_what_is_public_is_described(path):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
+
+
+def test_a_room_is_imported_when_it_is_asked_for():
+    """The command line's help would otherwise wait for torch."""
+    code = "import sys, diffusion_book as d; print('torch' in sys.modules); d.schedules.cosine(); print(dir(d))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    torch_loaded, names = found.stdout.splitlines()
+    assert torch_loaded == "False"
+    assert all(repr(name) in names for name in diffusion_book.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'scheduels'"):
+        _ = diffusion_book.scheduels

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffusion_book import viz
+from diffusion_book.evaluation import Measure, Origin, Pictures, Report, Scores, Yardstick
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +147,31 @@ def test_two_drawings_give_one_file(tmp_path):
         figure.savefig(tmp_path / name, metadata={"Date": None})
         files.append((tmp_path / name).read_bytes())
     assert files[0] == files[1]
+
+
+def report(n: int, channels: int) -> Report:
+    """With what the picture shows: levels of grey, three bars beside the samples'."""
+    rows = [torch.full((n, channels, 4, 5), level) for level in (-1.0, 0.0, 1.0)]
+    distance = Measure("FCD-X", 3.0, Scores.of([0.9, 1.0, 1.1]), 400, 500, 500, lower_is_better=True)
+    yardsticks = (Yardstick(0.0, 1.5, 400), Yardstick(0.1, 2.5, 400))
+    origin = Origin("m", "ddim", 10, 1.0, 0)
+    pictures = Pictures(*rows)
+    return Report("FCD-X", 400, origin, (distance,), yardsticks, {}, {}, None, {}, {}, {}, (0, 1, 2), {}, pictures)
+
+
+@pytest.mark.parametrize(("n", "channels"), [(1, 1), (10, 3)])
+def test_a_report_is_drawn(n, channels, tmp_path):
+    figure = viz.show_report(report(n, channels))
+    figure.savefig(tmp_path / "report.png")
+    above, below = figure.axes
+    canvas = np.asarray(above.images[0].get_array())
+    assert canvas.shape == (3 * 4 + 2 * 2, n * 5 + (n - 1) * 2, 4)
+    assert [canvas[row, 0, :3].tolist() for row in (0, 6, 12)] == [[0] * 3, [0.5] * 3, [1] * 3]
+    assert [label.get_text() for label in above.get_yticklabels()] == ["samples", "nearest\nby pixels", "by features"]
+    assert [patch.get_width() for patch in below.patches] == pytest.approx([3.0, 1.0, 1.5, 2.5])
+    named = [label.get_text() for label in below.get_yticklabels()]
+    assert named == ["samples", "real against real", "held out", "held out, noise 0.1"]
+    (lines,) = (c for c in below.collections if len(c.get_segments()) == 4)
+    widths = [float(segment[1][0] - segment[0][0]) for segment in lines.get_segments()]
+    assert widths == pytest.approx([0, 0.2, 0, 0])  # a standard deviation of 0.1 to each side
+    assert below.get_xlabel() == "FCD-X, N = 400"

@@ -116,9 +116,9 @@ def entries(room: str) -> list[Entry]:
     if front.path.name != "__init__.py":
         public = [name for name in front.definitions if not name.startswith("_")]
         return [Entry(room, name, *front.definitions[name], front) for name in public]
-    sources: dict[str, File] = dict.fromkeys(front.definitions, front)
+    sources = dict.fromkeys(front.definitions, front)
     for node in ast.parse(front.path.read_text("utf8")).body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == PACKAGE.name:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE.name):
             path = PACKAGE.parent.joinpath(*str(node.module).split("."))
             file = read(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
             sources |= {name.name: file for name in node.names if name.name in file.definitions}

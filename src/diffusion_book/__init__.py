@@ -1,12 +1,30 @@
 """Denoising diffusion models from scratch: the library that the book builds, chapter by chapter."""
 
-from diffusion_book import data, denoise, editing, guidance, losses, nn, process, samplers, schedules, training, zoo
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusion_book import (
+        data,
+        denoise,
+        editing,
+        evaluation,
+        guidance,
+        losses,
+        nn,
+        process,
+        samplers,
+        schedules,
+        training,
+        zoo,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
     "data",
     "denoise",
     "editing",
+    "evaluation",
     "guidance",
     "losses",
     "nn",
@@ -16,3 +34,14 @@ __all__ = [
     "training",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a room when it is first asked for, so that `diffusion-book --help` need not wait for torch."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffusion_book.evaluation import Report
+
 INK = "#767676"
 """Text and axes: enough contrast on white and on near-black. The site replaces it by the page's own text colour."""
 
@@ -27,6 +29,8 @@ COLORS = {
 
 WIDTH = 7.0
 """Inches: the width of a page's text."""
+
+_GAP = 2  # pixels between images of a grid
 
 
 def use_style() -> None:
@@ -99,27 +103,68 @@ def show_images(
     N, _, H, W = images.shape
     columns = columns or min(N, 10)
     rows = -(-N // columns)
-    gap = 2
-    # Transparent until an image is put there, so the gaps show the page behind.
-    canvas = torch.full((rows * (H + gap) - gap, columns * (W + gap) - gap, 4), 0.0)
-    for i, image in enumerate(images.detach().float().cpu()):
-        top, left = (i // columns) * (H + gap), (i % columns) * (W + gap)
-        pixels = ((image.clamp(-1, 1) + 1) / 2).expand(3, H, W).permute(1, 2, 0)
-        canvas[top : top + H, left : left + W, :3] = pixels
-        canvas[top : top + H, left : left + W, 3] = 1.0
+    canvas = _canvas(images, columns)
     width = WIDTH * scale
     beside = 0.085 * max(map(len, row_labels)) + 0.1 if row_labels else 0.0  # inches, of letters of ten points
     height = (width - beside) * canvas.shape[0] / canvas.shape[1] + 0.3 * bool(column_labels)
     figure, axis = plt.subplots(figsize=(width, height))
+    _draw_canvas(axis, canvas)
+    axis.xaxis.tick_top()
+    axis.set_xticks([i * (W + _GAP) + W / 2 for i in range(columns)] if column_labels else [], column_labels or [])
+    axis.set_yticks([i * (H + _GAP) + H / 2 for i in range(rows)] if row_labels else [], row_labels or [])
+    return figure
+
+
+def show_report(report: Report) -> Figure:
+    """Draw a report: samples above their nearest training images, and the distance among its yardsticks (chapter 12).
+
+    Returns:
+        The figure, with the images' axis first; beside the bar of the samples are those of real images with their
+        standard deviation over seeds, and of held-out images with noise.
+    """
+    found, distance = report.pictures, report.measures[0]
+    rows = {"samples": found.samples, "nearest\nby pixels": found.by_pixels, "by features": found.by_features}
+    images = torch.cat(list(rows.values()))
+    columns, H = len(found.samples), images.shape[-2]
+    canvas = _canvas(images, columns)
+    height = WIDTH * canvas.shape[0] / canvas.shape[1]
+    bars = {"samples": (distance.value, COLORS["blue"]), "real against real": (distance.real.mean, COLORS["green"])}
+    for y in report.yardsticks:
+        bars[f"held out, noise {y.noise:g}" if y.noise else "held out"] = (y.value, COLORS["grey"])
+    figure, (above, below) = plt.subplots(
+        2, figsize=(WIDTH, height + 0.3 * len(bars) + 0.8), height_ratios=[height, 0.3 * len(bars) + 0.6]
+    )
+    _draw_canvas(above, canvas)
+    above.set_xticks([])
+    above.set_yticks([i * (H + _GAP) + H / 2 for i in range(len(rows))], list(rows))
+    names, values, colors = list(bars), [v for v, _ in bars.values()], [c for _, c in bars.values()]
+    errors = [distance.real.sd if name == "real against real" else 0.0 for name in names]
+    below.barh(names, values, xerr=errors, color=colors, ecolor=INK, height=0.7)
+    below.invert_yaxis()
+    below.grid(axis="y", visible=False)
+    below.set_xlabel(f"{report.name}, N = {report.n:,}")
+    return figure
+
+
+def _canvas(images: Tensor, columns: int) -> Tensor:
+    """Images [N, C, H, W] in a grid, [height, width, 4]; transparent between them, so the page behind shows."""
+    N, _, H, W = images.shape
+    rows = -(-N // columns)
+    canvas = torch.full((rows * (H + _GAP) - _GAP, columns * (W + _GAP) - _GAP, 4), 0.0)
+    for i, image in enumerate(images.detach().float().cpu()):
+        top, left = (i // columns) * (H + _GAP), (i % columns) * (W + _GAP)
+        pixels = ((image.clamp(-1, 1) + 1) / 2).expand(3, H, W).permute(1, 2, 0)
+        canvas[top : top + H, left : left + W, :3] = pixels
+        canvas[top : top + H, left : left + W, 3] = 1.0
+    return canvas
+
+
+def _draw_canvas(axis: Axes, canvas: Tensor) -> None:
     axis.imshow(canvas.numpy(), interpolation="none")
     axis.grid(False)
     for spine in axis.spines.values():
         spine.set_visible(False)
     axis.tick_params(length=0)
-    axis.xaxis.tick_top()
-    axis.set_xticks([i * (W + gap) + W / 2 for i in range(columns)] if column_labels else [], column_labels or [])
-    axis.set_yticks([i * (H + gap) + H / 2 for i in range(rows)] if row_labels else [], row_labels or [])
-    return figure
 
 
 def scatter(axis: Axes, points: Tensor, color: str = COLORS["blue"], limit: float = 3.0, **options: Any) -> None:

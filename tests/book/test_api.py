@@ -14,7 +14,7 @@ from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
 
-DERIVED = ["schedules", "process", "losses", "samplers", "guidance", "editing", "denoise", "nn"]
+DERIVED = ["schedules", "process", "losses", "samplers", "guidance", "editing", "denoise", "nn", "evaluation"]
 
 
 def public(room: str) -> set[str]:

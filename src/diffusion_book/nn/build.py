@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import nn
 
@@ -26,20 +28,27 @@ def build(description: Mapping[str, Any]) -> nn.Module:
             its configuration: {"kind": "unet", "size": "digits", "channels": 64}.
 
     Raises:
-        ValueError: an unknown kind; or a field that this kind does not have, with the nearest one.
+        ValueError: an unknown kind; a field that this kind does not have, with the nearest one; or a value that does
+            not fit.
     """
+    network, config = configure(description)
+    return network(config)
+
+
+def configure(description: Mapping[str, Any]) -> tuple[type[nn.Module], Any]:
+    """What `build` builds, and from which configuration: all that can be wrong with a description is found here."""
     kind = description.get("kind")
-    if kind not in KINDS:
+    if kind not in list(KINDS):
         raise ValueError(f"a network is of a kind, one of {', '.join(KINDS)}, got {kind!r}")
     network, config = KINDS[kind]
     fields = {name: value for name, value in description.items() if name not in ("kind", "size")}
-    check_names(fields, [f.name for f in dataclasses.fields(config)], f"network of kind {kind!r}")
+    check_fields(fields, config, f"network of kind {kind!r}")
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     if "size" not in description:
-        return network(config(**fields))
+        return network, config(**fields)
     if not hasattr(config, "named"):
         raise ValueError(f"a network of kind {kind!r} has no named sizes; leave size out")
-    return network(config.named(description["size"], **fields))
+    return network, config.named(str(description["size"]), **fields)
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
@@ -55,10 +64,44 @@ def describe(network: nn.Module) -> dict[str, Any]:
     raise ValueError(f"{type(network).__name__} is none of the kinds {', '.join(KINDS)}")
 
 
-def check_names(names: Iterable[str], known: list[str], where: str) -> None:
-    """Raise a ValueError at the first unknown name, and say which known one is nearest."""
-    for name in names:
+def check_fields(values: Mapping[str, Any], of: type[Any], where: str) -> None:
+    """Raise a ValueError unless these are fields of that dataclass, of their types; lists may stand for tuples.
+
+    The message says which known name is nearest to an unknown one.
+    """
+    hints = typing.get_type_hints(of)
+    known = [field.name for field in dataclasses.fields(of)]
+    for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ValueError(f"{where}: unknown key {name!r}; {advice}")
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{where}: {name} must be {_spoken(hints[name])}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
+    if hint in (int, float):  # to Python true is a number; to a reader it is a mistake
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def _spoken(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_spoken, arguments))
+    if origin is tuple:
+        return f"a list, each entry {_spoken(arguments[0])}"
+    if origin is Mapping:
+        return "a table of names and values"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", types.NoneType: "nothing"}
+    return names.get(hint, str(hint))

@@ -8,6 +8,7 @@ that is killed while it writes leaves the last good checkpoint as it was, and a 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -49,7 +50,7 @@ def save(folder: Path, step: int, parts: Parts, keep: int = 2, keep_steps: Colle
         _write(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync(unfinished)
         if (folder / name).exists():  # a run that was told to start from an earlier step comes by again
-            shutil.rmtree(folder / name)
+            _remove(folder / name)
         unfinished.rename(folder / name)
         _sync(folder)
     except (OSError, SafetensorError) as error:
@@ -62,7 +63,7 @@ def save(folder: Path, step: int, parts: Parts, keep: int = 2, keep_steps: Colle
         ) from error
     for old in checkpoints(folder)[:-keep]:
         if step_of(old) not in keep_steps:
-            shutil.rmtree(old)
+            _remove(old)
     return folder / name
 
 
@@ -77,7 +78,9 @@ def load(checkpoint: Path, only: Collection[str] | None = None) -> tuple[int, Pa
         step, hashes = int(manifest["step"]), dict(manifest["sha256"])
         known = manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error}") from error
+        raise CheckpointError(
+            f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error!r}; {_advice(checkpoint)}"
+        ) from error
     if not known:
         raise CheckpointError(
             f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install the version it is of"
@@ -90,7 +93,8 @@ def load(checkpoint: Path, only: Collection[str] | None = None) -> tuple[int, Pa
 
 def checkpoints(folder: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir())
+    return sorted(found, key=step_of)
 
 
 def latest(folder: Path) -> Path | None:
@@ -99,7 +103,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def name_of(step: int) -> str:
-    """`step-00001000`, so that names sort as steps do."""
+    """`step-00001000`, so that a listing shows them in order."""
     return f"step-{step:08d}"
 
 
@@ -137,15 +141,30 @@ def _write(path: Path, content: bytes) -> str:
 
 def _read(checkpoint: Path, part: str, sha256: str) -> dict[str, Tensor]:
     path = checkpoint / f"{part}.safetensors"
-    others = [other.name for other in checkpoints(checkpoint.parent) if other != checkpoint]
-    advice = f"remove {checkpoint.name} to go on from {others[-1]}" if others else "start the run anew"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {advice}") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); {_advice(checkpoint)}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(f"{path} is damaged: its {len(content)} bytes are not those that were written; {advice}")
-    return safetensors.torch.load(content)
+        raise CheckpointError(
+            f"{path} is damaged: its {len(content)} bytes are not those that were written; {_advice(checkpoint)}"
+        )
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:  # its hash is right, so somebody else wrote it
+        raise CheckpointError(
+            f"{path} is no safetensors file ({error}), and nothing else is read: pickled weights can run code"
+        ) from error
+
+
+def _advice(damaged: Path) -> str:
+    others = [other.name for other in checkpoints(damaged.parent) if other != damaged]
+    return f"remove {damaged.name} to go on from {others[-1]}" if others else "start the run anew"
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: a run that is killed while it removes one leaves no half of a checkpoint."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{UNFINISHED}old-{checkpoint.name}")))
 
 
 def _sync(folder: Path) -> None:

@@ -6,9 +6,8 @@ fields is an error that names the nearest one.
 
 import dataclasses
 import json
+import re
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from diffusion_book.losses import (
     p2,
     vdm,
 )
-from diffusion_book.nn.build import KINDS, build, check_names
+from diffusion_book.nn.build import build, check_fields, configure
 from diffusion_book.schedules import Schedule, by_name
 from diffusion_book.training.loop import TrainConfig
 from diffusion_book.training.objective import Classification, Denoising, Objective
@@ -42,6 +41,7 @@ class RunConfig(TrainConfig):
 
     Attributes:
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
+        skip_broken: leave out a folder's files that cannot be read, and say so.
         network: "kind" ("unet", "dit" or "classifier"), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
@@ -58,6 +58,7 @@ class RunConfig(TrainConfig):
 
     data: str = "mnist-5k"
     size: int | None = None
+    skip_broken: bool = False
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
     schedule: str = "cosine"
     T: int | None = None
@@ -83,9 +84,8 @@ class RunConfig(TrainConfig):
             raise ValueError(f"unknown weight {self.weight!r}; choose one of {', '.join(WEIGHTS)}")
         if self.decay not in ("cosine", "none"):
             raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
-        kind = self.network.get("kind")
-        if kind not in KINDS:
-            raise ValueError(f"network needs a kind, one of {', '.join(KINDS)}, got {kind!r}")
+        configure(self.network)
+        build_schedule(self)
         object.__setattr__(self, "network", dict(self.network))
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
 
@@ -101,11 +101,7 @@ class RunConfig(TrainConfig):
         Raises:
             ValueError: an unknown key, with the nearest known one; or a value of another type.
         """
-        hints = typing.get_type_hints(cls)
-        check_names(values, [f.name for f in dataclasses.fields(cls)], source)
-        for name, value in values.items():
-            if not _fits(value, hints[name]):
-                raise ValueError(f"{source}: {name} must be {_spoken(hints[name])}, got {value!r}")
+        check_fields(values, cls, source)
         return cls(**values)
 
     @classmethod
@@ -119,8 +115,9 @@ class RunConfig(TrainConfig):
         return cls.from_dict(_parse(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it: `from_dict` gives the configuration back."""
-        return {**dataclasses.asdict(self), "keep_steps": list(self.keep_steps)}
+        """As JSON knows it, with lists for tuples: `from_dict` gives the configuration back."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
 
 def build_network(config: RunConfig, data: Images) -> nn.Module:
@@ -154,22 +151,20 @@ def build_objective(config: RunConfig, network: nn.Module) -> Objective:
 
 def build_data(config: RunConfig) -> Images:
     """The images that a configuration names."""
-    return load(config.data, size=config.size)
+    return load(config.data, size=config.size, skip_broken=config.skip_broken)
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     try:
         match path.suffix.lower():
             case ".toml":
                 values: object = tomllib.loads(text)
             case ".yaml" | ".yml":
-                import yaml
-
-                values = yaml.safe_load(text)
+                values = _parse_yaml(text)
             case ".json":
                 values = json.loads(text)
             case other:
@@ -181,29 +176,12 @@ def _parse(path: Path) -> dict[str, Any]:
     return values
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(entry, arguments[0]) for entry in value)
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)
+def _parse_yaml(text: str) -> object:
+    import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes 1e-3 for a text, since it has no dot; everyone else, YAML 1.2 too, for a number."""
 
-def _spoken(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_spoken, arguments))
-    if origin is tuple:
-        return f"a list, each entry {_spoken(arguments[0])}"
-    if origin is Mapping or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return "a table of names and values"
-    return {int: "a whole number", float: "a number", str: "a text", types.NoneType: "nothing"}.get(hint, str(hint))
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return yaml.load(text, Loader)  # a SafeLoader: it makes nothing but plain values

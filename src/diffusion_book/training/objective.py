@@ -93,10 +93,19 @@ def drop_labels(y: Tensor, no_label: int, share: float, generator: torch.Generat
 
 
 def move(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
-    """Shift, turn and scale each image [B, C, H, W] by its own random amount; what comes in from outside is black."""
+    """Shift, turn and scale each image [B, C, H, W] by its own random amount; see `Classification`."""
     u = jitter * (2 * torch.rand(4, len(x), generator=generator) - 1)
-    angle, scale = u[0] * torch.pi / 18, 1 + 0.1 * u[1]
+    return warp(x, angle=u[0] * torch.pi / 18, scale=1 + 0.1 * u[1], right=u[2] / 7, down=u[3] / 7)
+
+
+def warp(x: Tensor, angle: Tensor, scale: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Look at each image [B, C, H, W] through a window that is turned, scaled and moved; outside, all is black.
+
+    Args:
+        angle: [B] radians, clockwise. scale: [B]; above 1 the window is larger, and what it shows smaller.
+        right, down: [B] in halves of a side.
+    """
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    affine = torch.stack([cos, -sin, u[2] / 7, sin, cos, u[3] / 7], dim=1).reshape(-1, 2, 3)
+    affine = torch.stack([cos, -sin, right, sin, cos, down], dim=1).reshape(-1, 2, 3)
     grid = F.affine_grid(affine, list(x.shape), align_corners=False)
     return F.grid_sample(x + 1, grid, align_corners=False) - 1

@@ -6,10 +6,12 @@ the weights, their average, and the optimiser's two moments. And since every pro
 its share, two processes see what one would have seen.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,9 +59,8 @@ class Trainer:
 
         self.config, self.folder, self.preview = config, Path(folder), preview
         logger = "tensorboard" if importlib.util.find_spec("tensorboard") else None
-        self.accelerator = Accelerator(
-            gradient_accumulation_steps=config.accumulate, log_with=logger, project_dir=str(self.folder)
-        )
+        # Precision and accumulation are not left to it: what it holds of them, all Accelerators of a process share.
+        self.accelerator = Accelerator(mixed_precision="no", log_with=logger, project_dir=str(self.folder))
         self.device: torch.device = self.accelerator.device
         parts = self.accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
@@ -68,7 +69,7 @@ class Trainer:
                 f"({self.accelerator.num_processes} processes × accumulate = {config.accumulate})"
             )
         self.data = build_data(config) if data is None else data
-        with torch.random.fork_rng(devices=[]):
+        with self._own_randomness():
             torch.manual_seed(seed_of(config.seed, "weights"))
             network = build_network(config, self.data)
         self.objective: Objective = build_objective(config, network)
@@ -94,30 +95,23 @@ class Trainer:
         Raises:
             CheckpointError: there are checkpoints and resume is not said; or the newest is damaged, or of a run with
                 another configuration.
-            FloatingPointError: the loss became NaN or infinite; no checkpoint of that is written.
+            FloatingPointError: the loss or its gradient became NaN or infinite; no checkpoint of that is written.
         """
         self._start(resume)
         self.network.train()
-        progress = tqdm(
-            total=self.config.steps,
-            initial=self.step,
-            desc=self.folder.name,
-            disable=not self.accelerator.is_main_process,
-            mininterval=1,
-        )
         self._since = time.perf_counter()
-        with torch.random.fork_rng():
+        bar = {"total": self.config.steps, "initial": self.step, "desc": self.folder.name, "mininterval": 1}
+        with tqdm(**bar, disable=not self.accelerator.is_main_process) as progress, self._own_randomness():
             while self.step < self.config.steps:
                 grad_norm = self._train_step()
                 self.step += 1
                 progress.update()
                 if self._due(self.config.log_every):
                     progress.set_postfix(loss=f"{self._log(grad_norm):.4f}", refresh=False)
-                if self._due(self.config.preview_every) and self.preview and self.accelerator.is_main_process:
-                    self.preview(self.ema.network, self.folder / "previews" / f"{checkpoint.name_of(self.step)}.png")
+                if self._due(self.config.preview_every):
+                    self._draw_preview()
                 if self._due(self.config.checkpoint_every) or self.step in self.config.keep_steps:
-                    self._save()
-        progress.close()
+                    self._save(grad_norm)
         self.accelerator.end_training()
         return self.ema.network
 
@@ -126,12 +120,13 @@ class Trainer:
         torch.manual_seed(seed_of(self.config.seed, "dropout", self.step, self.accelerator.process_index))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._rate()
-        for batch in self._shares(self._batch()):
-            with self.accelerator.accumulate(self.network):
+        for piece, batch in enumerate(self._shares(self._batch()), start=1):
+            last = piece == self.config.accumulate  # only then do processes add up their gradients
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
                 with autocast(self.config.precision, self.device):
                     loss = self.objective.loss(self.network, batch)
-                self.accelerator.backward(loss.mean())
-                self._note(loss.detach(), batch.get("t"))
+                (loss.mean() / self.config.accumulate).backward()
+            self._note(loss.detach(), batch.get("t"))
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -159,6 +154,10 @@ class Trainer:
             return min(1.0, (self.step + 1) / max(1, self.config.warmup))
         return warm_up_then_cosine(self.step, self.config)
 
+    def _own_randomness(self) -> contextlib.AbstractContextManager[None]:
+        """Where seeds can be set, and the caller's global generators are afterwards as they were."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
 
@@ -175,10 +174,9 @@ class Trainer:
 
     def _log(self, grad_norm: Tensor) -> float:
         """Write a line of the log → the mean loss since the last one."""
-        sums = torch.stack([self.loss_sum, self.loss_count]).to(self.device)
-        total, count = self.accelerator.reduce(sums, "sum").cpu()
+        total, count = self._sums()
         loss = float(total.sum() / count.sum())
-        self._check_finite(loss)
+        self._check_finite(loss=loss, gradient=float(grad_norm))
         elapsed = time.perf_counter() - self._since
         values: dict[str, Any] = {
             "loss": loss,
@@ -188,31 +186,55 @@ class Trainer:
             "images_per_second": float(count.sum()) / elapsed,
         }
         by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.config.denoises else []
-        if self.accelerator.is_main_process:
-            with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
         parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
-        self.accelerator.log({**values, **parts}, step=self.step)
+        with self._writing():
+            if self.accelerator.is_main_process:
+                with (self.folder / "log.jsonl").open("a") as file:
+                    file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
+            self.accelerator.log({**values, **parts}, step=self.step)
         self.loss_sum.zero_()
         self.loss_count.zero_()
         self._since = time.perf_counter()
         return loss
 
-    def _check_finite(self, loss: float) -> None:
-        if not torch.isfinite(torch.tensor(loss)):
-            last = checkpoint.latest(self.folder / "checkpoints")
-            raise FloatingPointError(
-                f"the loss became {loss} before step {self.step}; lower learning_rate or use precision = 'fp32'; "
-                f"the last good checkpoint is {last or 'none'}"
-            )
+    def _sums(self) -> Tensor:
+        """[2, BINS]: the sum and the number of losses since the last line of the log, over all processes."""
+        sums = torch.stack([self.loss_sum, self.loss_count])
+        if self.accelerator.num_processes == 1:  # nothing to add, and not every device has float64
+            return sums
+        return self.accelerator.reduce(sums.to(self.device), "sum").cpu()
+
+    def _check_finite(self, **found: float) -> None:
+        for name, value in found.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} became {value} before step {self.step}; lower learning_rate or use "
+                    f"precision = 'fp32'; {self._last_good()}"
+                )
+
+    def _last_good(self) -> str:
+        last = checkpoint.latest(self.folder / "checkpoints")
+        return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where a full disk or a read-only folder is told as such."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} cannot be written to ({error}); {self._last_good()}. "
+                "Make room, or give a folder that can be written to, and start again with --resume"
+            ) from error
 
     def _start(self, resume: bool) -> None:
         """Make the folder, or go on from what it holds."""
-        if self.accelerator.is_main_process:
-            try:
-                (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-                checkpoint.remove_unfinished(self.folder / "checkpoints")
-                newest = checkpoint.latest(self.folder / "checkpoints")
+        folder = self.folder / "checkpoints"
+        with self._writing():
+            if self.accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.remove_unfinished(folder)
+                newest = checkpoint.latest(folder)
                 if newest and not resume:
                     raise CheckpointError(
                         f"{self.folder} holds a run that reached step {checkpoint.step_of(newest)}; "
@@ -220,16 +242,14 @@ class Trainer:
                     )
                 if not newest or not (self.folder / "config.json").exists():
                     checkpoint.write_whole(self.folder / "config.json", self.config.to_dict())
-            except OSError as error:
-                raise CheckpointError(f"{self.folder} cannot be written to ({error}); give another folder") from error
-        self.accelerator.wait_for_everyone()
-        newest = checkpoint.latest(self.folder / "checkpoints")
-        if newest:
-            self._same_run()
-            self._load(newest)
-        if self.accelerator.is_main_process:
-            self._cut_log()
-        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
+            self.accelerator.wait_for_everyone()
+            newest = checkpoint.latest(folder)
+            if newest:
+                self._same_run()
+                self._load(newest)
+            if self.accelerator.is_main_process:
+                self._cut_log()
+            self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
 
     def _same_run(self) -> None:
         """Raise unless the folder's configuration is this one, up to what does not touch the weights."""
@@ -242,12 +262,17 @@ class Trainer:
                     "go on with the configuration that it was begun with, or give another folder"
                 )
 
-    def _save(self) -> None:
+    def _draw_preview(self) -> None:
+        if self.preview and self.accelerator.is_main_process:
+            path = self.folder / "previews" / f"{checkpoint.name_of(self.step)}.png"
+            with self._writing():
+                path.parent.mkdir(exist_ok=True)
+                self.preview(self.ema.network, path)
+
+    def _save(self, grad_norm: Tensor) -> None:
         """Write a checkpoint. The sums of the log belong to it, so that the log, too, is the same."""
-        sums = torch.stack([self.loss_sum, self.loss_count]).to(self.device)
-        sums = self.accelerator.reduce(sums, "sum").cpu()
-        if not bool(torch.isfinite(sums).all()):
-            self._check_finite(float("nan"))
+        sums = self._sums()
+        self._check_finite(loss=float(sums[0].sum()), gradient=float(grad_norm))
         network = self.accelerator.unwrap_model(self.network)
         if self.accelerator.is_main_process:
             parts = {
@@ -265,12 +290,13 @@ class Trainer:
         try:
             self.accelerator.unwrap_model(self.network).load_state_dict(parts["network"])
             self.ema.network.load_state_dict(parts["ema"])
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is of another network: {error}") from error
-        self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
+            self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
+            sums = parts["log"]["sums"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} is of another network, or not of a run: {error}") from error
         self.step = self.ema.updates = step
         if self.accelerator.is_main_process:  # the sums are of all processes
-            self.loss_sum, self.loss_count = parts["log"]["sums"]
+            self.loss_sum, self.loss_count = sums
 
     def _cut_log(self) -> None:
         """Drop the lines that a run wrote after the checkpoint from which it now goes on."""

@@ -1,0 +1,229 @@
+"""What ten minutes of this machine buy: digits trained by our recipe and by those of others, measured alike.
+
+    DIFFUSION_BOOK_DATA=… python benchmarks/efficiency.py --minutes 10 --samples 1000
+
+Each contestant trains on the whole of MNIST for the same time on the clock, one after the other, so the machine must be
+quiet. Each is then sampled by the same solver in the same number of evaluations, and measured against the training
+set in the features of `mnist-classifier`. A contestant's learning rate decays over the steps that it will manage,
+which are foretold from its first ones; the time spent on foretelling does not count.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import diffusion_book.data._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
+from diffusion_book import data, denoise, evaluation, losses, samplers, schedules, zoo
+from diffusion_book.nn import build
+from diffusion_book.schedules import Schedule
+from diffusion_book.training import EMA, RunConfig
+from diffusion_book.training.loop import autocast, warm_up_then_cosine
+
+RESULTS = Path(__file__).parent / "results"
+EVALUATIONS = 30
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network, called (x_t, t, y), and the recipe that belongs to it."""
+
+    name: str
+    network: Callable[[], nn.Module]
+    schedule: Schedule
+    config: RunConfig
+    side: int = 32
+
+
+class Unlabelled(nn.Module):
+    """A peer's network, called as ours is; `first` is its number for our t = 1."""
+
+    def __init__(self, network: nn.Module, first: int = 0) -> None:
+        super().__init__()
+        self.network, self.first = network, first
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        output = self.network(x, t - 1 + self.first)
+        return getattr(output, "sample", output)
+
+
+def contestants() -> list[Contestant]:
+    def ours() -> nn.Module:
+        return build({**config.network, "image_channels": 1, "classes": 10})
+
+    def diffusers() -> nn.Module:
+        from diffusers import UNet2DModel
+
+        return Unlabelled(
+            UNet2DModel(
+                sample_size=32,
+                in_channels=1,
+                out_channels=1,
+                layers_per_block=2,
+                block_out_channels=(16, 32, 64),
+                down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+                norm_num_groups=16,
+            )
+        )
+
+    def denoising_diffusion_pytorch() -> nn.Module:
+        from denoising_diffusion_pytorch import Unet
+
+        return Unlabelled(Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=False))
+
+    config = RunConfig.from_file(zoo.recipe("mnist-unet"))
+    strong = RunConfig(
+        batch_size=64, learning_rate=1e-3, warmup=500, weight_decay=0.01, prediction="v", precision="bf16"
+    )
+    tutorial = replace(strong, learning_rate=1e-4, prediction="eps", ema_decay=0.0)
+    # Its Trainer's own defaults: no warm-up, no decay, no autocast.
+    plain = replace(strong, warmup=0, decay="none", weight_decay=0.0, precision="fp32")
+    ddpm = replace(plain, batch_size=16, learning_rate=1e-4, ema_decay=0.995)
+    return [
+        Contestant("diffusion_book, mnist-unet", ours, schedules.cosine(), config, side=28),
+        Contestant("diffusers, strong recipe", diffusers, schedules.cosine(), strong),
+        Contestant("diffusers, tutorial recipe", diffusers, schedules.linear(), tutorial),
+        Contestant("denoising-diffusion-pytorch, defaults", denoising_diffusion_pytorch, schedules.sigmoid(), ddpm),
+    ]
+
+
+def train(contestant: Contestant, images: data.Images, seconds: float) -> tuple[nn.Module, int]:
+    """Train for so long → (averaged network, images seen)."""
+    torch.manual_seed(0)
+    network = contestant.network()
+    speed = _steps_per_second(contestant, images)
+    config = replace(contestant.config, steps=max(1, int(seconds * speed)))
+    optimiser = _optimiser(network, config)
+    ema = EMA(network, config.ema_decay)
+    generator = torch.Generator().manual_seed(0)
+    network.train()
+    start, step = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        rate = 1.0 if config.decay == "none" else warm_up_then_cosine(min(step, config.steps), config)
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate
+        _step(contestant, network, optimiser, images, generator)
+        ema.update(network)
+        step += 1
+        if step % 100 == 0:
+            print(f"  {contestant.name}: step {step} of about {config.steps}", end="\r", flush=True)
+    print(flush=True)
+    return ema.network, step * config.batch_size
+
+
+def _optimiser(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    decay = config.weight_decay
+    return torch.optim.AdamW(network.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=decay, fused=True)
+
+
+def _step(
+    contestant: Contestant,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: data.Images,
+    generator: torch.Generator,
+) -> None:
+    config = contestant.config
+    x0, y = images.batch(config.batch_size, generator)
+    x0 = F.pad(x0, [(contestant.side - 28) // 2] * 4, value=-1.0)
+    t = losses.draw_times(contestant.schedule, len(x0), generator)
+    eps = torch.randn(x0.shape, generator=generator)
+    if isinstance(network, Unlabelled) or y is None:
+        y = None
+    else:
+        y = torch.where(torch.rand(y.shape, generator=generator) < config.label_dropout, 10, y)
+    with autocast(config.precision, x0.device):
+        loss = losses.simple_loss(network, contestant.schedule, x0, t, eps, config.prediction, y).mean()
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+    optimiser.step()
+
+
+def _steps_per_second(contestant: Contestant, images: data.Images, steps: int = 12) -> float:
+    """From a network that is thrown away; the first steps, which are slow, do not count."""
+    network = contestant.network()
+    optimiser, generator = _optimiser(network, contestant.config), torch.Generator().manual_seed(0)
+    for step in range(steps):
+        if step == 2:
+            start = time.perf_counter()
+        _step(contestant, network, optimiser, images, generator)
+    return (steps - 2) / (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def sample(contestant: Contestant, network: nn.Module, count: int) -> Tensor:
+    """`count` digits by DPM-Solver++(2M), of all classes alike where the network knows them, without guidance."""
+    parts, prediction = [], contestant.config.prediction
+    generator = torch.Generator().manual_seed(1)
+    times = samplers.log_snr_times(contestant.schedule, EVALUATIONS)
+    network.eval()
+    for start in range(0, count, 250):
+        size = min(250, count - start)
+        y = None if isinstance(network, Unlabelled) else torch.arange(start, start + size) % 10
+        denoiser = denoise.from_network(network, contestant.schedule, prediction, y, x0_max=1.0)
+        x_T = samplers.start_noise((size, 1, contestant.side, contestant.side), generator)
+        with autocast("auto", x_T.device):
+            x0 = samplers.dpm_solver(denoiser, contestant.schedule, x_T, times, order=2)
+        edge = (contestant.side - 28) // 2
+        parts.append(x0[..., edge : edge + 28, edge : edge + 28].clamp(-1, 1))
+    return torch.cat(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    images, test = data.load("mnist"), data.load("mnist", "test")
+    classifier = zoo.load("mnist-classifier")
+    extractor = evaluation.from_classifier(
+        classifier.network, "mnist-classifier", accuracy=classifier.card["metrics"]["accuracy"]
+    )
+    reference = evaluation.moments(extractor, images.x, "mnist/train")
+    floor = evaluation.frechet_distance(evaluation.moments(extractor, test.x[: arguments.samples]), reference)
+    rows = []
+    for contestant in contestants():
+        network, seen = train(contestant, images, 60 * arguments.minutes)
+        digits = sample(contestant, network, arguments.samples)
+        distance = evaluation.frechet_distance(evaluation.moments(extractor, digits), reference)
+        size = sum(p.numel() for p in network.parameters()) / 1e6
+        rows.append({"name": contestant.name, "parameters_M": size, "images": seen, "fcd_mnist": distance})
+        print(f"{contestant.name}: {seen} images, FCD-MNIST {distance:.2f}", flush=True)
+    baseline = rows[1]["fcd_mnist"]
+    lines = [
+        f"FCD-MNIST of {arguments.samples} samples in {EVALUATIONS} evaluations against the training set, after "
+        f"{arguments.minutes:g} minutes of training on {arguments.threads} threads. {arguments.samples} real test "
+        f"digits: {floor:.2f}. Extractor: {extractor.name}, SHA-256 {extractor.sha256[:12]}….",
+        "",
+        "| | parameters | images seen | FCD-MNIST | of the strong recipe's |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        distance = row["fcd_mnist"]
+        cells = [
+            row["name"],
+            f"{row['parameters_M']:.2f} M",
+            row["images"],
+            f"{distance:.2f}",
+            f"{distance / baseline:.2f}",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    print("\n".join(lines))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "efficiency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (RESULTS / "efficiency.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

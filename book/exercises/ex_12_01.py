@@ -1,0 +1,34 @@
+"""How many bad pictures a model may draw, after some were seen."""
+
+import math
+
+
+def largest_share(n: int, m: int, level: float = 0.05) -> float:
+    """Return the p at which m or fewer bad pictures of n have this chance."""
+    # solution
+    if m == n:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        terms = (math.comb(n, j) * p**j * (1 - p) ** (n - j) for j in range(m + 1))
+        low, high = (p, high) if sum(terms) > level else (low, p)
+    return low
+    # end solution
+
+
+def check(largest_share):
+    from scipy.stats import beta
+
+    for n in (1, 10, 64):
+        clean = 1 - 0.05 ** (1 / n)
+        assert abs(largest_share(n, 0) - clean) < 1e-9, (
+            "with none bad: the rule of three"
+        )
+    for n, m in ((10, 1), (64, 3), (100, 50)):
+        exact = beta.ppf(0.95, m + 1, n - m)
+        found = largest_share(n, m)
+        assert abs(found - exact) < 1e-6, (
+            f"{m} of {n}: expected {exact:.6f}, got {found:.6f}"
+        )
+    assert largest_share(5, 5) == 1, "if all were bad, nothing can be ruled out"

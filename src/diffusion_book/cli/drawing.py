@@ -1,0 +1,106 @@
+"""Pictures from a model: the same seed is the same picture, whatever is drawn beside it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_book import guidance, process, samplers, zoo
+from diffusion_book.cli.models import classes_of, image_shape
+from diffusion_book.denoise import Denoiser
+from diffusion_book.samplers.grids import Times
+from diffusion_book.schedules import Schedule
+
+Sampler = tuple[Callable[..., Tensor], Callable[[Schedule, int], Times], bool]
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": (samplers.ddim, samplers.uniform_times, False),
+    "ddpm": (samplers.ddpm, samplers.uniform_times, True),
+    "dpm_solver": (samplers.dpm_solver, samplers.log_snr_times, False),
+    "euler": (samplers.euler, samplers.karras_times, False),
+    "euler_ancestral": (samplers.euler_ancestral, samplers.karras_times, True),
+    "heun": (samplers.heun, samplers.karras_times, False),
+    "unipc": (samplers.unipc, samplers.log_snr_times, False),
+}
+"""Each with the grid of times that suits it, and whether it draws noise on the way."""
+
+
+def draw(
+    model: zoo.Pretrained,
+    seeds: Sequence[int],
+    y: Tensor | None = None,
+    sampler: str = "dpm_solver",
+    steps: int = 18,
+    w: float = 1.0,
+    bad: zoo.Pretrained | None = None,
+    size: int | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Tensor:
+    """Sample one picture for each seed → [N, C, H, W] on the CPU, in [−1, 1].
+
+    Args:
+        y: [N] labels. w: guidance, away from "no label" or, where it is given, from the bad model.
+        size: see `models.image_shape`. progress: show a bar, where someone looks.
+
+    Raises:
+        ValueError: an unknown sampler; or what the model does not know, such as a label.
+    """
+    name = sampler.replace("-", "_").lower()
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    sample, grid, draws_noise = SAMPLERS[name]
+    check_labels(model, y)
+    denoiser_of(model, y, w, bad)  # complains, where there is reason to
+    assert model.schedule is not None
+    times = grid(model.schedule, steps)
+    shape = image_shape(model, size)
+    device = next(model.network.parameters()).device
+    pictures = []
+    with tqdm(total=-(-len(seeds) // batch_size) * steps, desc="sampling", disable=None if progress else True) as bar:
+        for start in range(0, len(seeds), batch_size):
+            generators = process.seeded(seeds[start : start + batch_size])
+            labels = None if y is None else y[start : start + batch_size].to(device)
+            options: dict[str, Any] = {"generator": generators} if draws_noise else {}
+            x_T = samplers.start_noise((len(generators), *shape), generators, device=device, schedule=model.schedule)
+            denoiser = denoiser_of(model, labels, w, bad)
+            x0 = sample(denoiser, model.schedule, x_T, times, callback=lambda _: bar.update(), **options)
+            pictures.append(x0.clamp(-1, 1).cpu())
+    return torch.cat(pictures)
+
+
+def denoiser_of(model: zoo.Pretrained, y: Tensor | None, w: float, bad: zoo.Pretrained | None) -> Denoiser:
+    """The model's denoiser, guided by its own "no label" or by a worse model."""
+    if bad is None:
+        return model.denoiser(y, w)
+    if model.schedule is None or bad.schedule is None or repr(model.schedule) != repr(bad.schedule):
+        raise ValueError(f"both models must denoise on one schedule, got {model.schedule!r} and {bad.schedule!r}")
+    if w == 1:
+        raise ValueError("a guidance of 1 does not ask the bad model; give --guidance above 1, such as 2")
+    guided = guidance.autoguidance(model.denoiser(y, x0_max=None), bad.denoiser(y, x0_max=None), w)
+    return guidance.threshold(guided, 1.0)
+
+
+def check_labels(model: zoo.Pretrained, y: Tensor | None) -> None:
+    """Raise a ValueError where a model does not know a label, or needs one."""
+    classes = classes_of(model)
+    config: Any = model.network.config
+    if y is None:
+        if model.schedule is not None and classes and not config.no_label:
+            raise ValueError(f"this model needs a class, 0 … {classes - 1}; say which with --class")
+        return
+    if not classes:
+        raise ValueError("this model was trained without classes; leave --class out")
+    wrong = y[(y < 0) | (y >= classes)].tolist()
+    if wrong:
+        raise ValueError(f"this model knows the classes 0 … {classes - 1}, got {wrong[0]}")
+
+
+def preview_labels(classes: int) -> tuple[int, Tensor | None, int]:
+    """(number of pictures, their labels, columns) that show a model: each class twice, or sixteen of no class."""
+    if not classes:
+        return 16, None, 4
+    columns = min(classes, 10)
+    return 2 * columns, torch.arange(columns).repeat(2), columns

@@ -1,0 +1,52 @@
+"""`diffusion-book evaluate`: how far a model's pictures are from the data, beside how far real pictures are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The report; a .md and a .png of the same name lie beside it.")
+    ] = Path("report.json"),
+    count: Annotated[int, typer.Option("--count", "-n", min=50, help="Pictures for each seed.")] = 10_000,
+    seeds: Annotated[int, typer.Option(min=1, help="How often; three or more show how much is chance.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 18,
+    sampler: Annotated[
+        str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")
+    ] = "dpm_solver",
+    guidance: Annotated[float, typer.Option(help="As in sample; 1 is none.")] = 1.0,
+    bad_model: Annotated[str | None, typer.Option(help="Guide away from this worse model.")] = None,
+    extractor: Annotated[
+        str, typer.Option(help="A classifier whose features are compared, as for --model; or pixels.")
+    ] = "mnist-classifier",
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the numbers into the card of the model's weights.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes memory, not pictures.")] = 250,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … [default: the GPU if there is one]")] = None,
+) -> None:
+    """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures."""
+    if out.suffix != ".json":
+        raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
+
+    from diffusion_book.cli import measuring, models
+    from diffusion_book.cli.devices import pick_device
+
+    where = pick_device(device)
+    found = models.find(model, where)
+    weights = models.weights_with_card(model) if card else None
+    how = measuring.Sampling(
+        sampler, steps, guidance, count, seeds, None if bad_model is None else models.find(bad_model, where), batch_size
+    )
+    report, pictures = measuring.measure(found, how, extractor)
+    report["model"] = model
+    measuring.write(report, pictures, out)
+    if weights is not None:
+        measuring.into_card(report, weights)
+    typer.echo(measuring.markdown(report))
+    typer.echo(f"report: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")

@@ -1,0 +1,33 @@
+"""`diffusion-book export`: a model to take elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder (diffusers) or a file (safetensors).")],
+    format: Annotated[str, typer.Option("--format", "-f", help="diffusers or safetensors.")] = "diffusers",
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels, for a file that does not say.")] = None,
+) -> None:
+    """Write a model for `diffusers`, or as one small file of weights in half precision.
+
+    `diffusers` gets a folder for DDPMPipeline.from_pretrained; the file of weights is what --model takes.
+    """
+    if format == "onnx":
+        raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
+    if format not in ("diffusers", "safetensors"):
+        raise ValueError(f"unknown format {format!r}; choose diffusers or safetensors")
+
+    from diffusion_book.cli import carry, models
+
+    found = models.find(model)
+    if format == "diffusers":
+        carry.to_diffusers(found, out, size)
+    else:
+        carry.to_safetensors(found, out)
+    typer.echo(f"{format}: {out}")

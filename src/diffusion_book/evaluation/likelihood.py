@@ -1,0 +1,109 @@
+"""Bits per dimension: how many bits a model needs for each value of a real image, two ways. Chapters 12 and 15.
+
+Data have 256 levels, a model of [−1, 1] has a density, and the two meet in one of two ways. The bound (VLB) gives
+each level the probability of its bin in the last step. The ODE gives the exact density at x + noise that is uniform
+over a bin of width 2/255; since −log is convex, that too is an upper bound on average, of the same unit.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffusion_book.data.images import check_images, from_uint8, to_uint8
+from diffusion_book.denoise import Denoiser
+from diffusion_book.losses import vlb
+from diffusion_book.samplers import log_likelihood
+from diffusion_book.schedules import Discrete, Schedule
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per dimension, an upper bound on the code length of an image with 256 levels, over its number of values.
+
+    Attributes:
+        mean: over the images. standard_error: of that mean, over the images.
+        each: [N], for each image.
+        how: what was computed, in words.
+    """
+
+    mean: float
+    standard_error: float
+    each: Tensor
+    how: str
+
+    @staticmethod
+    def of(each: Tensor, how: str) -> "Bits":
+        """From the bits per dimension [N] of each image."""
+        error = float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+        return Bits(float(each.mean()), error, each, how)
+
+
+def bits_by_bound(
+    denoiser: Denoiser, schedule: Discrete, images: Tensor, generator: torch.Generator, batch_size: int = 100
+) -> Bits:
+    """By the variational bound, `losses.vlb`: the model is the discrete chain with T steps (chapter 3).
+
+    Args:
+        denoiser: (x_t, t) → x̂0.
+        images: [N, C, H, W] in [−1, 1], of 256 levels; T evaluations each.
+        generator: one draw of x_t for each time and image.
+
+    Raises:
+        ValueError: the images are not of 256 levels.
+
+    Source: Ho et al. 2020, section 3.3.
+    """
+    parts = [vlb(denoiser, schedule, x, generator).total() for x in _batches(images, batch_size)]
+    each = torch.cat(parts).double() / (images[0].numel() * math.log(2))
+    return Bits.of(each, f"variational bound over T = {schedule.T} steps, 256 levels, one draw for each time")
+
+
+def bits_by_ode(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    images: Tensor,
+    generator: torch.Generator,
+    divergence: Literal["exact", "hutchinson"] = "hutchinson",
+    batch_size: int = 100,
+    sigma_min: float = 1e-3,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Bits:
+    """By the exact likelihood of the probability-flow ODE, with uniform dequantisation (chapter 15).
+
+    With u uniform over a bin, −log₂ P(level) ≤ E_u[−log₂ p(x + u)] − log₂(2/255) for each dimension.
+
+    Args:
+        denoiser: (x_t, t) → x̂0 for any real time, differentiable.
+        schedule: continuous; for a discrete one, `schedule.continuous()`.
+        images: [N, C, H, W] in [−1, 1], of 256 levels.
+        generator: draws u, then Hutchinson's signs.
+        divergence, sigma_min, rtol, atol: as in `samplers.log_likelihood`.
+
+    Source: Song et al. 2021b, section 4.3; dequantisation as in Theis et al. 2016, section 3.1.
+    """
+    parts = []
+    for x in _batches(images, batch_size):
+        u = torch.rand(x.shape, generator=generator, device=generator.device, dtype=torch.float64).to(x.device)
+        filled = (x.double() + (2 * u - 1) / 255).to(x.dtype)
+        probe = generator if divergence == "hutchinson" else None
+        parts.append(log_likelihood(denoiser, schedule, filled, divergence, probe, sigma_min, rtol, atol))
+    D = images[0].numel()
+    each = -torch.cat(parts).double() / (D * math.log(2)) + math.log2(255 / 2)
+    return Bits.of(each, f"exact ODE likelihood, {divergence} divergence, uniform dequantisation of 256 levels")
+
+
+def _batches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    check_images(images)
+    if float((images - from_uint8(to_uint8(images))).abs().max()) > 1e-4:
+        raise ValueError(
+            "bits per dimension are of images with 256 levels, and these have values between; "
+            "round them with from_uint8(to_uint8(x)), or load them as they are stored"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    yield from images.split(batch_size)

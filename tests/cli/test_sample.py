@@ -1,0 +1,246 @@
+"""`diffusion-book sample` and `export`: every form of model, of picture and of mistake."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_book import data, nn, samplers, schedules, zoo
+from diffusion_book.cli import models
+from diffusion_book.cli.drawing import SAMPLERS
+from diffusion_book.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", **config):
+    """A network that was never trained, but whose every weight matters; and a card that knows its images' size."""
+    path = folder / f"{name}.safetensors"
+    torch.manual_seed(seed)
+    network = nn.UNet(nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, **config))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    sha256 = zoo.save(path, network, schedule, T, prediction)
+    recipe = {"data": "mnist-5k", "size": None, "schedule": schedule, "T": T}
+    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256, "recipe": recipe, "name": name}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def digits(folder):
+    return tiny(folder, "digits", classes=10)
+
+
+def bytes_of(path):
+    return np.load(path)["arr_0"]
+
+
+def test_a_grid_is_written_and_said(run, digits, tmp_path):
+    result = run("sample", "--model", digits, "--class", "7", "--steps", 2)
+    assert "16 pictures: samples.png" in result.output
+    with Image.open(tmp_path / "samples.png") as grid:
+        assert grid.mode == "L"
+        assert grid.size == (5 * (4 * 30 + 2), 5 * (4 * 30 + 2))
+
+
+def test_a_picture_is_what_the_library_draws_from_its_seed(run, digits, tmp_path):
+    run("sample", "-m", digits, "-c", 7, "-n", 3, "--seed", 4, "--steps", 5, "-o", "a.npz")
+    model = zoo.load_file(digits)
+    for i, seed in enumerate((4, 5, 6)):
+        x_T = samplers.start_noise((1, 1, 28, 28), torch.Generator().manual_seed(seed))
+        times = samplers.log_snr_times(model.schedule, 5)
+        x0 = samplers.dpm_solver(model.denoiser(torch.tensor([7])), model.schedule, x_T, times)
+        expected = ((x0[0, 0].double() + 1) * 127.5).clamp(0, 255)
+        # Half a byte of rounding, and a little for sums in another order.
+        assert np.abs(bytes_of(tmp_path / "a.npz")[i, :, :, 0] - expected.numpy()).max() < 0.51
+    arrays = np.load(tmp_path / "a.npz")
+    assert arrays["seeds"].tolist() == [4, 5, 6]
+    assert arrays["labels"].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_the_same_picture_whatever_the_batch(run, digits, tmp_path, sampler):
+    words = ["sample", "-m", digits, "-c", 3, "--steps", 4, "--sampler", sampler.replace("_", "-")]
+    run(*words, "-n", 5, "-o", "all.npz")
+    run(*words, "-n", 2, "--seed", 3, "-o", "two.npz")
+    run(*words, "-n", 5, "--batch-size", 2, "-o", "parts.npz")
+    whole = bytes_of(tmp_path / "all.npz").astype(int)
+    assert np.abs(whole[3:] - bytes_of(tmp_path / "two.npz")).max() <= 1  # a rounding may fall either way
+    assert np.abs(whole - bytes_of(tmp_path / "parts.npz")).max() <= 1
+    assert np.abs(whole[0] - whole[1]).max() > 9
+
+
+def test_classes_come_in_turn_and_fill_the_columns(run, digits, tmp_path):
+    run("sample", "-m", digits, "-c", "0,1", "-c", "9", "--steps", 2, "-o", "a.npz")
+    assert np.load(tmp_path / "a.npz")["labels"].tolist() == [0, 1, 9] * 6  # 18 is the next multiple of 3
+    run("sample", "-m", digits, "-c", "0,1,9", "--steps", 2, "-o", "a.png")
+    with Image.open(tmp_path / "a.png") as grid:
+        assert grid.width * 6 - grid.height * 3 == pytest.approx(3 * 2 * grid.width / (3 * 30 + 2), abs=1)
+
+
+def test_guidance_is_that_of_the_library(run, digits, folder, tmp_path):
+    worse = tiny(folder, "worse", seed=1, classes=10)
+    words = ["sample", "-m", digits, "-c", 3, "-n", 2, "--steps", 3]
+    run(*words, "-o", "plain.npz")
+    run(*words, "--guidance", 2, "-o", "guided.npz")
+    run(*words, "--guidance", 2, "--bad-model", worse, "-o", "auto.npz")
+    good, bad, y = zoo.load_file(digits), zoo.load_file(worse), torch.tensor([3, 3])
+
+    def auto(xt, t):
+        x, z = good.denoiser(y, x0_max=None)(xt, t), bad.denoiser(y, x0_max=None)(xt, t)
+        return (z + 2 * (x - z)).clamp(-1, 1)
+
+    for name, denoiser in {"plain": good.denoiser(y), "guided": good.denoiser(y, 2.0), "auto": auto}.items():
+        seeds = [torch.Generator().manual_seed(i) for i in range(2)]
+        x_T = samplers.start_noise((2, 1, 28, 28), seeds)
+        x0 = samplers.dpm_solver(denoiser, good.schedule, x_T, samplers.log_snr_times(good.schedule, 3))
+        expected = ((x0[:, 0].double() + 1) * 127.5).clamp(0, 255).numpy()
+        assert np.abs(bytes_of(tmp_path / f"{name}.npz")[..., 0] - expected).max() < 0.51, name
+
+
+def test_the_forms_of_output_hold_the_same_pictures(run, digits, tmp_path):
+    words = ["sample", "-m", digits, "-n", 3, "--steps", 2, "--seed", 10, "-o"]
+    run(*words, "a.npz")
+    run(*words, "deep/a.npy")
+    run(*words, "single")
+    pictures = bytes_of(tmp_path / "a.npz")
+    assert pictures.shape == (3, 28, 28, 1)
+    assert (np.load(tmp_path / "deep" / "a.npy") == pictures).all()
+    assert sorted(path.name for path in (tmp_path / "single").iterdir()) == ["000010.png", "000011.png", "000012.png"]
+    with Image.open(tmp_path / "single" / "000011.png") as image:
+        assert (np.asarray(image) == pictures[1, :, :, 0]).all()
+    # A reader of folders takes them back.
+    assert len(data.load(f"folder:{tmp_path / 'single'}")) == 3
+
+
+def test_a_continuous_schedule_is_sampled(run, folder, tmp_path):
+    flow = tiny(folder, "flow", schedule="flow", T=None, prediction="u")
+    for sampler in SAMPLERS:
+        run("sample", "-m", flow, "-n", 1, "--steps", 3, "--sampler", sampler, "-o", "a.npz")
+        assert bytes_of(tmp_path / "a.npz").std() > 0
+
+
+def test_noise_begins_at_the_schedules_own_level(run, folder, tmp_path):
+    """EDM's is not 1."""
+    edm = tiny(folder, "edm", schedule="edm", T=None, prediction="F")
+    run("sample", "-m", edm, "-n", 2, "--steps", 4, "--sampler", "heun", "-o", "a.npz")
+    model = zoo.load_file(edm)
+    seeds = [torch.Generator().manual_seed(i) for i in range(2)]
+    x_T = samplers.start_noise((2, 1, 28, 28), seeds, schedule=model.schedule)
+    x0 = samplers.heun(model.denoiser(), model.schedule, x_T, samplers.karras_times(model.schedule, 4))
+    expected = ((x0[:, 0].double() + 1) * 127.5).clamp(0, 255).numpy()
+    assert np.abs(bytes_of(tmp_path / "a.npz")[..., 0] - expected).max() < 0.51
+
+
+def test_a_file_that_does_not_say_its_size_asks_for_it(run, digits, tmp_path):
+    copy = tmp_path / "bare.safetensors"
+    copy.write_bytes(digits.read_bytes())
+    assert "such as --size 32" in run("sample", "-m", copy, "--steps", 2, fails=True).stderr
+    run("sample", "-m", copy, "-n", 1, "--steps", 2, "--size", 16, "-o", "a.npz")
+    assert bytes_of(tmp_path / "a.npz").shape == (1, 16, 16, 1)
+    result = run("sample", "-m", copy, "-n", 1, "--steps", 2, "--size", 15, fails=True)
+    assert "size = 15 does not fit this network, which needs a multiple of 4" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--class", "seven"], "a class is a whole number, or several between commas, got 'seven'"),
+        (["--class", "10"], "this model knows the classes 0 … 9, got 10"),
+        (["--class", "-1"], "this model knows the classes 0 … 9, got -1"),
+        (["--sampler", "dpm"], "unknown sampler 'dpm'; choose one of ddim, ddpm"),
+        (["--steps", "61"], "steps must be an integer in 1 … T = 60, got 61"),
+        (["--guidance", "2"], "guidance needs labels: got w = 2"),
+        (["-o", "a.gif"], "unknown ending; take one of"),
+        (["--device", "tpu"], "device 'tpu' cannot be used here"),
+        (["--bad-model", "DIGITS"], "give --guidance above 1"),
+    ],
+)
+def test_a_mistake_is_one_line(run, digits, words, message):
+    words = [str(digits) if word == "DIGITS" else word for word in words]
+    result = run("sample", "-m", digits, *words, fails=True)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_is_in_the_way_is_not_overwritten(run, digits, tmp_path):
+    (tmp_path / "a.png").mkdir()
+    assert "a.png is a folder" in run("sample", "-m", digits, "-o", "a.png", fails=True).stderr
+    (tmp_path / "taken").write_text("mine")
+    assert "taken is a file" in run("sample", "-m", digits, "-o", "taken", fails=True).stderr
+    assert "taken" in run("sample", "-m", digits, "-n", 1, "--steps", 2, "-o", "taken/a.png", fails=True).stderr
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_model_that_is_not_there_is_said_so(run, tmp_path, folder):
+    assert "there is no model 'mnist-unte'" in run("sample", "-m", "mnist-unte", fails=True).stderr
+    (tmp_path / "pickle.pt").write_bytes(b"not weights")
+    assert "no safetensors file" in run("sample", "-m", "pickle.pt", fails=True).stderr
+    classifier = folder / "classifier.safetensors"
+    zoo.save(classifier, nn.Classifier(nn.ClassifierConfig(channels=4, features=8)))
+    assert "a classifier does not denoise" in run("sample", "-m", classifier, "--size", 28, fails=True).stderr
+    plain = tiny(folder, "plain")
+    assert "trained without classes" in run("sample", "-m", plain, "-c", 1, fails=True).stderr
+    needs = tiny(folder, "needs", classes=3, no_label=False)
+    assert "this model needs a class, 0 … 2" in run("sample", "-m", needs, fails=True).stderr
+    flow = tiny(folder, "other", schedule="flow", T=None)
+    words = ["sample", "-m", plain, "--guidance", 2, "--bad-model", flow]
+    assert "both models must denoise on one schedule" in run(*words, fails=True).stderr
+
+
+# Export --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    run(
+        *("train", "--steps", 2, "--batch-size", 4, "--set", "network.channels=16", "--set", "T=20", "-o", "run"),
+        *("--set", "label_dropout=0.1", "--set", "preview_every=0", "--set", "network.patch=1"),
+    )
+    return tmp_path / "run"
+
+
+def test_a_run_becomes_a_file_of_weights_with_a_card(run, trained, tmp_path):
+    run("export", "--model", trained, "--format", "safetensors", "-o", "one.safetensors")
+    found = zoo.load_file(tmp_path / "one.safetensors")
+    _, parts = checkpoint.load(checkpoint.latest(trained / "checkpoints"), only=["ema"])
+    for name, value in found.network.state_dict().items():
+        assert torch.equal(value, parts["ema"][name].half().float()), name
+    assert found.card["recipe"]["steps"] == 2
+    assert (found.schedule.T, found.prediction) == (20, "v")
+    run("sample", "-m", "one.safetensors", "-n", 1, "--steps", 2)
+    run("export", "-m", "one.safetensors", "-f", "safetensors", "-o", "two.safetensors")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+
+
+def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
+    pytest.importorskip("diffusers")
+    from diffusion_book.interop.diffusers import load_pipeline
+
+    run("export", "--model", trained, "--out", "pipeline")
+    network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
+    assert prediction == "v"
+    torch.testing.assert_close(schedule.beta, schedules.cosine(20).beta)
+    ours = models.find(str(trained)).network
+    x, t, y = torch.linspace(-1, 1, 2 * 784).reshape(2, 1, 28, 28), torch.tensor([3, 17]), torch.tensor([1, 10])
+    with torch.no_grad():
+        expected, found = ours(x, t, y), network(x, t, y)
+    assert expected.abs().max() > 0  # after two steps it is small
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()  # the rounding of a turned angle
+
+
+def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):
+    assert "ONNX is not written yet" in run("export", "-m", digits, "-o", "a", "-f", "onnx", fails=True).stderr
+    assert "unknown format 'gguf'" in run("export", "-m", digits, "-o", "a", "-f", "gguf", fails=True).stderr
+    flow = tiny(folder, "straight", schedule="flow", T=None, prediction="u")
+    assert "DDPMPipeline counts steps" in run("export", "-m", flow, "-o", "a", fails=True).stderr
+    words = ["export", "-m", digits, "-f", "safetensors", "-o"]
+    assert "must end in .safetensors" in run(*words, "a.bin", fails=True).stderr
+    assert not (tmp_path / "a").exists()

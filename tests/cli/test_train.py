@@ -1,0 +1,223 @@
+"""`diffusion-book train`: configurations, a folder of one's own, going on, and all that a person can get wrong."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_book.cli.train import _parse, _put
+from diffusion_book.training import RunConfig, checkpoint
+
+TINY = ["--steps", 3, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16", "--set", "T=12"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Colour images of mixed sizes, shapes and formats."""
+    folder = tmp_path / "my pictures"
+    (folder / "more").mkdir(parents=True)
+    sizes = [(40, 30), (33, 80), (64, 64), (20, 20), (100, 31)]
+    for i, size in enumerate(sizes):
+        suffix = ("png", "jpg", "webp")[i % 3]
+        Image.new("RGB", size, (40 * i, 20, 200)).save(folder / ("more" if i > 2 else "") / f"{i}.{suffix}")
+    return folder
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text, name="run.toml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_folder_of_mixed_pictures_ends_with_a_picture(run, pictures, tmp_path):
+    result = run("train", "--data", f"folder:{pictures}", *TINY)
+    folder = tmp_path / "runs" / "my pictures"
+    assert "5 images 3×32×32" in result.output
+    assert "samples.png" in result.output
+    with Image.open(folder / "samples.png") as grid:
+        assert grid.mode == "RGB"
+        assert grid.size == (4 * (4 * 34 + 2), 4 * (4 * 34 + 2))  # 4 × 4 of 32 pixels, enlarged until 640 are near
+    config = RunConfig.from_file(folder / "config.json")
+    assert (config.size, config.batch_size, config.learning_rate) == (32, 4, 2e-3)
+    # and the run is a model, from which more can be drawn
+    run("sample", "--model", folder, "--count", 2, "--steps", 2, "-o", "two.png")
+    assert (tmp_path / "two.png").exists()
+
+
+def test_the_size_of_equal_pictures_is_kept_with_the_run(run, tmp_path, toml):
+    (tmp_path / "equal").mkdir()
+    for i in range(3):
+        Image.new("RGB", (24, 24), (90 * i, 0, 0)).save(tmp_path / "equal" / f"{i}.png")
+    run("train", "--config", toml('data = "folder:equal"'), *TINY, "--out", "run")
+    assert RunConfig.from_file(tmp_path / "run" / "config.json").size == 24
+
+
+def test_options_go_before_the_file_and_the_file_before_defaults(run, toml, tmp_path):
+    path = toml(
+        "steps = 9\nbatch_size = 2\nprecision = 'fp32'\nT = 30\nseed = 5\n"
+        "[network]\nkind = 'unet'\nsize = 'digits'\nchannels = 64\n"
+    )
+    run("train", "--config", path, "--steps", 2, "--set", "network.channels=16", "--set", "times=uniform")
+    config = RunConfig.from_file(tmp_path / "runs" / "run" / "config.json")
+    assert (config.steps, config.batch_size, config.seed, config.T, config.data) == (2, 2, 5, 30, "mnist-5k")
+    assert config.network == {"kind": "unet", "size": "digits", "channels": 16}
+
+
+def test_yaml_is_read_too(run, toml, tmp_path):
+    run("train", "--config", toml("steps: 2\nbatch_size: 2\nT: 20\nnetwork: {kind: unet, channels: 16}\n", "run.yaml"))
+    assert checkpoint.latest(tmp_path / "runs" / "run" / "checkpoints").name == "step-00000002"
+
+
+def test_a_classifier_is_trained_and_draws_nothing(run, tmp_path):
+    network = ["--set", "network.kind='classifier'", "--set", "network.channels=4", "--set", "network.features=8"]
+    run("train", "--steps", 2, "--batch-size", 4, "--set", "network={kind='classifier'}", *network, "-o", "run")
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002").is_dir()
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_stopped_and_gone_on_is_the_same_as_never_stopped(run, tmp_path):
+    """Killed at step 2 of 4: the weights at the end are those of a run that was left alone."""
+    words = ["train", *TINY, "--set", "checkpoint_every=2", "--set", "preview_every=0", "--steps", 4]
+    run(*words, "-o", "whole")
+    run(*words, "-o", "cut")
+    folder = tmp_path / "cut" / "checkpoints"
+    for step in checkpoint.checkpoints(folder)[1:]:
+        for file in step.iterdir():
+            file.unlink()
+        step.rmdir()
+    run("train", "--resume", "-o", "cut")  # with the configuration that lies in the folder
+    ends = [checkpoint.load(tmp_path / name / "checkpoints" / "step-00000004", ["ema"])[1] for name in ("whole", "cut")]
+    assert all(torch.equal(value, ends[1]["ema"][name]) for name, value in ends[0]["ema"].items())
+
+
+def test_previews_are_drawn_on_the_way(run, tmp_path):
+    run("train", *TINY, "--set", "preview_every=2", "-o", "run")
+    previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
+    assert previews == ["step-00000002.png", "step-00000003.png"]
+    last = (tmp_path / "run" / "previews" / "step-00000003.png").read_bytes()
+    assert last == (tmp_path / "run" / "samples.png").read_bytes()  # same weights, same seeds
+
+
+# What can be wrong ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "lerning_rate=0.1"], "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        (["--set", "network.chanels=8"], "unknown key 'chanels'; did you mean 'channels'?"),
+        (["--set", "ema_decay=high"], "ema_decay must be a number, got 'high'"),
+        (["--set", "steps"], "--set takes KEY=VALUE, such as ema_decay=0.99, got 'steps'"),
+        (["--set", "steps.more=2"], "steps has no parts"),
+        (["--precision", "fp8"], "precision must be one of 'auto', 'fp32', 'bf16', got 'fp8'"),
+        (["--steps", 0], "steps and batch_size must be at least 1, got 0"),
+        (["--data", "minst"], "unknown data set 'minst'"),
+        (["--data", "folder:nowhere"], "nowhere is not a folder"),
+        (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["--size", 32], "size is for folder:PATH"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_how_to_mend_it(run, words, message, tmp_path):
+    options = ["--steps", 2] if "--steps" not in words else []
+    if "--set" in words and "steps.more=2" in words:
+        options = ["--steps", 2]
+    result = run("train", *options, *words, fails=True)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("checkpoints"))  # nothing was begun
+
+
+def test_a_mistake_in_a_file_names_the_file(run, toml):
+    path = toml("stesp = 3")
+    assert f"{path}: unknown key 'stesp'; did you mean 'steps'?" in run("train", "--config", path, fails=True).stderr
+    path = toml("steps = = 3")
+    assert f"{path}: " in run("train", "--config", path, fails=True).stderr
+    path = toml("steps: 3", "run.ini")
+    assert "a configuration is .toml, .yaml or .json" in run("train", "--config", path, fails=True).stderr
+
+
+def test_one_broken_picture_among_many_is_named(run, pictures):
+    (pictures / "more" / "torn.png").write_bytes((pictures / "0.png").read_bytes()[:40])
+    result = run("train", "--data", f"folder:{pictures}", *TINY, fails=True)
+    assert "torn.png cannot be read as an image" in result.stderr
+    result = run("train", "--data", f"folder:{pictures}", *TINY, "--skip-broken")
+    assert "warning: left out 1 of 6 files" in result.stderr
+    assert "5 images 3×32×32" in result.stdout
+
+
+def test_a_run_that_is_there_is_left_as_it_is(run, tmp_path):
+    run("train", *TINY, "-o", "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()}
+    assert "go on with it by --resume" in run("train", *TINY, "-o", "run", fails=True).stderr
+    other = run("train", "--resume", "--seed", 7, "-o", "run", fails=True)
+    assert "was begun with seed = 0, and now seed = 7" in other.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_loss_that_explodes_ends_the_run_and_not_its_last_checkpoint(run, tmp_path):
+    words = ["--set", "checkpoint_every=1", "--set", "log_every=1", "--set", "preview_every=0", "--set", "warmup=1"]
+    result = run("train", *TINY, *words, "--learning-rate", 1e30, "--steps", 6, "-o", "run", fails=True)
+    assert "lower learning_rate or use precision = 'fp32'" in result.stderr
+    last = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert str(last.name) in result.stderr
+    assert all(value.isfinite().all() for value in checkpoint.load(last)[1]["network"].values())
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    run("train", *TINY, "-o", "run")
+    file = tmp_path / "run" / "checkpoints" / "step-00000003" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert "ema.safetensors is damaged" in run("train", "--resume", "-o", "run", fails=True).stderr
+    assert "ema.safetensors is damaged" in run("sample", "--model", "run", fails=True).stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_so(run, tmp_path):
+    (tmp_path / "taken").write_text("")
+    result = run("train", *TINY, "-o", "taken/run", fails=True)
+    assert "cannot be written to" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ema_decay=0.99", {"ema_decay": 0.99}),
+        ("network.channels=32", {"network": {"channels": 32}}),
+        ("network.channel_mults=[1, 2]", {"network": {"channel_mults": [1, 2]}}),
+        ("schedule=flow", {"schedule": "flow"}),
+        ("data='folder:a=b'", {"data": "folder:a=b"}),
+        ("data=folder:a=b", {"data": "folder:a=b"}),
+    ],
+)
+def test_values_are_written_as_in_toml_and_words_as_they_are(text, expected):
+    values = {}
+    _put(values, *_parse(text))
+    assert values == expected
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(run, tmp_path):
+    """Ctrl-C, from a shell, after the first checkpoint."""
+    words = [*TINY, "--set", "checkpoint_every=1", "--set", "preview_every=0", "--steps", 100_000, "-o", "run"]
+    command = [sys.executable, "-m", "diffusion_book.cli", "train", *map(str, words)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not checkpoint.latest(tmp_path / "run" / "checkpoints"):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 1
+    last = said.rstrip().splitlines()[-1]
+    assert re.search(r"error: stopped at step \d+; the same command with --resume goes on from run/checkpoints", last)
+    assert "Traceback" not in said
+    step, _ = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+    assert step >= 1
+    assert f"step-{step:08d}" in last

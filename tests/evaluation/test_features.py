@@ -1,0 +1,147 @@
+"""Extractors: what identifies them, that they stream, and that wrong images are told."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_book.data.images import from_uint8, to_uint8
+from diffusion_book.evaluation import Extractor, extract, from_classifier, from_module, pixels, weights_sha256
+from diffusion_book.nn import Classifier, ClassifierConfig
+
+
+def images(n: int, generator: torch.Generator, channels: int = 1, side: int = 8) -> torch.Tensor:
+    return from_uint8(torch.randint(256, (n, channels, side, side), generator=generator).byte())
+
+
+@pytest.fixture
+def network() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(ClassifierConfig(channels=2, features=5)).eval()
+
+
+def test_the_features_are_the_networks_whatever_the_batches(network, generator):
+    x = images(23, generator)
+    extractor = from_classifier(network, "c", accuracy=0.5)
+    expected = network.features(x).detach()
+    assert (extractor.dim, extractor.kind, extractor.accuracy) == (5, "classifier", 0.5)
+    for given in (x, x.split(4), iter(x.split(7))):
+        torch.testing.assert_close(extract(extractor, given, batch_size=5), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_rounded_to_bytes_as_the_data_were(generator):
+    x = images(4, generator)
+    jittered = (x + 0.003 * (torch.rand(x.shape, generator=generator) - 0.5)).clamp(-1, 1)  # less than half a step
+    assert not torch.equal(jittered, x)
+    assert torch.equal(pixels((1, 8, 8))(jittered), x.flatten(1))
+    assert torch.equal(to_uint8(from_uint8(torch.arange(256).byte())), torch.arange(256).byte())
+
+
+def test_an_extractor_is_frozen(network, generator):
+    x = images(6, generator)
+    extractor = from_classifier(network, "c")
+    before = extract(extractor, x)
+    network.train()
+    with torch.no_grad():
+        network.body[0].weight.mul_(2)
+    assert torch.equal(extract(extractor, x), before)
+    assert extractor.sha256 != from_classifier(network, "c").sha256
+    assert not before.requires_grad
+
+
+def test_a_network_in_training_is_copied_in_evaluation(generator):
+    x = images(8, generator)
+    extractor = from_classifier(Classifier(ClassifierConfig(channels=2, features=5)).train(), "c")
+    torch.testing.assert_close(extractor(x)[:2], extractor(x[:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_hash_is_of_names_shapes_and_values(network):
+    found = weights_sha256(network)
+    assert len(found) == 64
+    assert weights_sha256(network.double()) == found
+    for change in ("values", "names", "shapes"):
+        other = nn.Linear(2, 3, bias=False)
+        same = nn.Linear(2, 3, bias=False)
+        same.load_state_dict(other.state_dict())
+        assert weights_sha256(same) == weights_sha256(other)
+        if change == "values":
+            with torch.no_grad():
+                same.weight[0, 0] += 1e-3
+            changed: nn.Module = same
+        elif change == "names":
+            changed = nn.Sequential(same)
+        else:
+            changed = nn.Linear(3, 2, bias=False)
+            with torch.no_grad():
+                changed.weight.copy_(other.weight.reshape(2, 3))
+        assert weights_sha256(changed) != weights_sha256(other), change
+
+
+def test_any_module_and_three_channels(generator):
+    x = images(9, generator, channels=3)
+    extractor = from_module(nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), "linear", 7)
+    assert extractor.kind == "other"
+    assert extract(extractor, x.split(2)).shape == (9, 7)
+    assert "linear (SHA-256 " in extractor.identity
+    assert "8 bits" in extractor.identity
+
+
+def test_samples_that_are_made_while_they_are_read_take_no_memory(generator):
+    """Of 300 batches never more than a few exist at once."""
+    alive: list[int] = []
+
+    class Counted(torch.Tensor):
+        def __del__(self) -> None:
+            alive.append(-1)
+
+    def sampled():
+        for _ in range(300):
+            alive.append(1)
+            assert sum(alive) <= 3, "batches are kept"
+            yield torch.full((4, 1, 80, 80), -0.5).as_subclass(Counted)
+
+    few = Extractor("mean", "0", 1, lambda x: x.flatten(1).mean(1, keepdim=True).as_subclass(torch.Tensor))
+    assert extract(few, sampled()).shape == (1200, 1)
+
+
+def test_a_bright_batch_is_no_error_but_bright_images_are(generator):
+    bright = torch.rand(4, 3, 4, 4, generator=generator)
+    extractor = pixels((3, 4, 4))
+    assert extract(extractor, [bright, -bright]).shape == (8, 48)
+    with pytest.raises(ValueError, match="must fill"):
+        extract(extractor, [bright, bright])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "float32 in .*uint8"),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.float64), "float32 in .*float64"),
+        (torch.full((2, 1, 4, 4), 1.2), "must lie in"),
+        (torch.full((2, 1, 4, 4), -1.2), "must lie in"),
+        (torch.full((2, 1, 4, 4), float("nan")), "must lie in"),
+        (torch.full((2, 1, 4, 4), 200.0), "must lie in"),
+        (torch.zeros(2, 4, 4), "N, C, H, W"),
+        (torch.zeros(0, 1, 4, 4), "no images"),
+        ([], "no images"),
+        ([torch.zeros(2, 1, 4, 4) - 1, torch.zeros(2, 1, 2, 8)], "all images must be"),
+        ([[0.0]], "tensors"),
+    ],
+)
+def test_wrong_images_are_told(x, message):
+    with pytest.raises(ValueError, match=message):
+        extract(pixels((1, 4, 4)), x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x, "must return features"),
+        (lambda x: x.flatten(1)[:, :3], "must return features"),
+        (lambda x: x.flatten(1) / 0, "NaN or infinity"),
+    ],
+)
+def test_wrong_features_are_told(function, message):
+    with pytest.raises(ValueError, match=message):
+        extract(Extractor("bad", "0", 16, function), torch.full((2, 1, 4, 4), -0.5))
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        extract(pixels((1, 4, 4)), torch.full((2, 1, 4, 4), -0.5), batch_size=0)

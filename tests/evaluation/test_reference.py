@@ -1,0 +1,125 @@
+"""Reference statistics on disk: found again, never those of something else, never half of them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_book.data import Images
+from diffusion_book.evaluation import (
+    Extractor,
+    default_folder,
+    extract,
+    images_sha256,
+    moments,
+    reference_features,
+    reference_moments,
+)
+
+
+@pytest.fixture
+def images(train) -> Images:
+    return Images(train.x[::100], train.y[::100], "digits/train")
+
+
+@pytest.fixture
+def counted(extractor):
+    """The extractor, and how many images it has seen."""
+    seen: list[int] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return extractor.function(x)
+
+    return dataclasses.replace(extractor, function=function), seen
+
+
+def test_they_are_computed_once(counted, images, tmp_path):
+    extractor, seen = counted
+    first, again = (reference_moments(extractor, images, tmp_path / "new") for _ in range(2))
+    assert sum(seen) == len(images)
+    expected = moments(extractor, images.x, images.name)
+    for found in (first, again):
+        assert (found.n, found.extractor, found.data) == (expected.n, expected.extractor, expected.data)
+        assert torch.equal(found.mean, expected.mean)
+        assert torch.equal(found.scatter, expected.scatter)
+
+
+def test_features_are_kept_as_well(counted, images, tmp_path):
+    extractor, seen = counted
+    reference_moments(extractor, images, tmp_path)
+    first, again = (reference_features(extractor, images, tmp_path) for _ in range(2))
+    assert sum(seen) == 2 * len(images)  # once for the moments, once for the features
+    assert torch.equal(first, again)
+    assert torch.equal(first, extract(extractor, images.x))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("what", ["name", "pixels", "number", "weights", "extractor", "preprocessing"])
+def test_everything_that_they_depend_on_keeps_them_apart(what, counted, images, tmp_path):
+    extractor, seen = counted
+    reference_moments(extractor, images, tmp_path)
+    x = images.x.clone()
+    x[3, 0, 5, 5] = -x[3, 0, 5, 5]
+    changes: dict[str, tuple[Extractor, Images]] = {
+        "name": (extractor, Images(images.x, None, "digits/test")),
+        "pixels": (extractor, Images(x, None, images.name)),
+        "number": (extractor, Images(images.x[:-1], None, images.name)),
+        "weights": (dataclasses.replace(extractor, sha256="1" * 64), images),
+        "extractor": (dataclasses.replace(extractor, name="other"), images),
+        "preprocessing": (dataclasses.replace(extractor, preprocessing="none"), images),
+    }
+    before = sum(seen)
+    found = reference_moments(*changes[what], tmp_path)
+    assert sum(seen) == before + len(changes[what][1])
+    assert (found.extractor, found.data, found.n) == (
+        changes[what][0].identity,
+        changes[what][1].name,
+        len(changes[what][1]),
+    )
+
+
+def test_a_file_that_holds_something_else_is_told(extractor, images, tmp_path):
+    reference_moments(extractor, images, tmp_path)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    key = json.loads(str(arrays["key"]))
+    np.savez(path, **{**arrays, "key": np.array(json.dumps({**key, "data": "cifar10/train", "weights": "?"}))})
+    with pytest.raises(ValueError, match="holds statistics of another data, weights; delete it"):
+        reference_moments(extractor, images, tmp_path)
+
+
+def test_a_cut_file_is_told(extractor, images, tmp_path):
+    reference_moments(extractor, images, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"cannot be read .*delete it"):
+        reference_moments(extractor, images, tmp_path)
+
+
+def test_what_fails_leaves_nothing_behind(extractor, images, tmp_path):
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reference_moments(dataclasses.replace(extractor, function=broken), images, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder(monkeypatch, extractor, images, tmp_path):
+    monkeypatch.setenv("DIFFUSION_BOOK_CACHE", str(tmp_path / "there"))
+    assert default_folder() == tmp_path / "there"
+    reference_moments(extractor, images)
+    assert len(list((tmp_path / "there").iterdir())) == 1
+    monkeypatch.delenv("DIFFUSION_BOOK_CACHE")
+    assert default_folder().name == "reference"
+
+
+def test_the_hash_of_images_is_of_pixels_and_shape(images):
+    found = images_sha256(images.x)
+    assert images_sha256(images.x + 1e-6) == found  # what rounds to the same bytes
+    assert images_sha256(images.x.flip(0)) != found
+    assert images_sha256(images.x.reshape(-1, 1, 14, 56)) != found

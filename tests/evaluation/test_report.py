@@ -1,0 +1,203 @@
+"""The report: every number is what the room's functions give, and stands beside what real images get."""
+
+import json
+import math
+import statistics
+
+import pytest
+import torch
+
+from diffusion_book.data import Images
+from diffusion_book.evaluation import (
+    Moments,
+    Origin,
+    Report,
+    evaluate,
+    extract,
+    frechet_distance,
+    images_sha256,
+    moments,
+    nearest,
+    pixels,
+)
+
+ORIGIN = Origin(model="noisy-digits", sampler="none", nfe=7, guidance=1.5, seed=11, notes="On paper.")
+
+
+@pytest.fixture(scope="module")
+def samples(test) -> torch.Tensor:
+    """400 noisy digits in no order; the first two are copies of training images."""
+    generator = torch.Generator().manual_seed(3)
+    x = test.x[torch.randperm(500, generator=generator)[:400]]
+    return (x + 0.6 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def report(samples, train, test, extractor, tmp_path_factory) -> Report:
+    x = samples.clone()
+    x[:2] = train.x[[7, 3000]]
+    labels = torch.arange(400) % 10
+    folder = tmp_path_factory.mktemp("reference")
+    return evaluate(x, train, test, extractor, ORIGIN, labels, shown=4, kept=50, accuracy_steps=2, folder=folder)
+
+
+def test_the_distance_is_that_of_all_samples_against_all_of_the_reference(report, samples, train, extractor):
+    x = samples.clone()
+    x[:2] = train.x[[7, 3000]]
+    expected = frechet_distance(moments(extractor, x), moments(extractor, train.x))
+    first = report.measures[0]
+    assert (first.name, report.name) == ("FCD-MNIST-5K", "FCD-MNIST-5K")
+    assert first.value == pytest.approx(expected, rel=1e-6)
+    assert (first.n, first.n_reference, report.n) == (400, 4500, 400)
+
+
+def test_the_floor_is_of_as_many_real_images(report, train, test, extractor):
+    pool = torch.cat([extract(extractor, train.x), extract(extractor, test.x)])
+    expected = []
+    for seed in (0, 1, 2):
+        order = torch.randperm(5000, generator=torch.Generator().manual_seed(seed))
+        parts = [Moments.of(pool[index], extractor) for index in (order[:400], order[400:4900])]
+        expected.append(frechet_distance(*parts))
+    floor = report.measures[0].real
+    assert floor.each == pytest.approx(expected, rel=1e-6)
+    assert floor.mean == pytest.approx(statistics.fmean(expected))
+    assert floor.sd == pytest.approx(statistics.stdev(expected))
+    assert report.measures[0].n_real_reference == 4500
+    assert floor.mean < report.measures[0].value
+
+
+def test_all_measures_are_there_with_their_floors(report):
+    found = {m.name: m for m in report.measures}
+    assert list(found) == [
+        "FCD-MNIST-5K",
+        "KCD-MNIST-5K",
+        "precision (k = 3)",
+        "recall (k = 3)",
+        "density (k = 5)",
+        "coverage (k = 5)",
+    ]
+    for name, measure in found.items():
+        assert len(measure.real.each) == 3
+        assert measure.lower_is_better == ("CD" in name)
+        better = measure.value > measure.real.mean if measure.lower_is_better else measure.value < measure.real.mean
+        assert better, f"{name}: real images must be better than noisy ones"
+        assert measure.n == 400
+    kernel = found["KCD-MNIST-5K"]
+    assert kernel.interval[0] < kernel.value < kernel.interval[1]
+
+
+def test_the_yardsticks_rise_with_noise(report, train, test, extractor):
+    assert [y.noise for y in report.yardsticks] == [0.0, 0.05, 0.1]
+    values = [y.value for y in report.yardsticks]
+    assert values == sorted(values)
+    index = torch.randperm(500, generator=torch.Generator().manual_seed(0))[:400]
+    clean = frechet_distance(moments(extractor, test.x[index]), moments(extractor, train.x))
+    assert values[0] == pytest.approx(clean, rel=1e-6)
+    assert report.yardsticks[0].n == 400
+
+
+def test_copies_and_nearest_images(report, samples, train, extractor):
+    assert report.memorisation_n == {"features": 400, "pixels": 50}
+    assert report.memorisation["pixels"].copies == pytest.approx(2 / 50)
+    assert report.memorisation["features"].copies == pytest.approx(2 / 400)
+    pictures = report.pictures
+    assert torch.equal(pictures.by_pixels[:2], train.x[[7, 3000]])
+    assert torch.equal(pictures.by_features[:2], train.x[[7, 3000]])
+    assert torch.equal(pictures.samples[2:], samples[2:4])
+    assert torch.equal(pictures.by_pixels[2:], train.x[nearest(samples[2:4], train.x).which[:, 0]])
+    of_features = nearest(extract(extractor, samples[2:4]), extract(extractor, train.x)).which[:, 0]
+    assert torch.equal(pictures.by_features[2:], train.x[of_features])
+
+
+def test_batches_give_the_same_report(report, samples, train, test, extractor, tmp_path):
+    """All but the accuracy score, which needs all samples at once."""
+    x = samples.clone()
+    x[:2] = train.x[[7, 3000]]
+    found = evaluate(iter(x.split(30)), train, test, extractor, ORIGIN, shown=4, kept=50, folder=tmp_path)
+    assert found.accuracy_score is None
+    for ours, theirs in zip(found.measures, report.measures):
+        assert (ours.value, *ours.real.each) == pytest.approx((theirs.value, *theirs.real.each), rel=1e-5)
+    assert torch.equal(found.pictures.samples, report.pictures.samples)
+
+
+def test_json_holds_it_all(report, train, test, extractor, tmp_path):
+    text = report.to_json(tmp_path / "report.json")
+    assert (tmp_path / "report.json").read_text("utf-8") == text
+    found = json.loads(text)
+    assert found["origin"] == {
+        "model": "noisy-digits",
+        "sampler": "none",
+        "nfe": 7,
+        "guidance": 1.5,
+        "seed": 11,
+        "notes": "On paper.",
+    }
+    assert found["extractor"]["sha256"] == extractor.sha256
+    assert (found["extractor"]["accuracy"], found["extractor"]["dim"]) == (0.9, 32)
+    assert found["reference"] == {"name": "mnist-5k/train", "n": 4500, "sha256": images_sha256(train.x)}
+    assert found["held_out"] == {"name": "mnist-5k/test", "n": 500, "sha256": images_sha256(test.x)}
+    assert found["seeds"] == [0, 1, 2]
+    assert set(found["versions"]) == {"python", "torch", "diffusion_book"}
+    assert found["measures"][0]["value"] == report.measures[0].value
+    assert found["measures"][0]["real"]["sd"] == report.measures[0].real.sd
+    assert found["memorisation"]["pixels"]["copies"] == pytest.approx(0.04)
+    assert len(found["accuracy_score"]["samples"]["each"]) == 3
+    assert "pictures" not in found
+
+
+def test_markdown_says_it_all(report, extractor, tmp_path):
+    text = report.to_markdown(tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text("utf-8") == text
+    first = report.measures[0]
+    for said in (
+        "# FCD-MNIST-5K of noisy-digits",
+        "400 samples by none, 7 evaluations each, guidance 1.5, seed 11. On paper.",
+        f"| FCD-MNIST-5K ↓ | {first.value:.4g} | {first.real.mean:.4g} ± {first.real.sd:.2g} | 400 | 4,500 |",
+        "precision (k = 3) ↑",
+        f"SHA-256 {extractor.sha256}",
+        "90.00% right",
+        "with noise of 0.05, cut to [−1, 1]",
+        "as they are",
+        "4.00% of 50 samples are copies",
+        "Classification accuracy score",
+        "mnist-5k/train, 4,500 images",
+        "Seeds 0, 1, 2; python",
+    ):
+        assert said in text
+    assert "nan" not in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+
+
+def test_where_the_floor_has_fewer_images_it_says_so(train, test, extractor, tmp_path):
+    few = Images(train.x[::15], None, "few/train")
+    x = (train.x[1::9] * 0.9).clamp(-1, 1)[:300]
+    found = evaluate(x, few, Images(test.x[::5], None, "few/test"), extractor, ORIGIN, kept=20, folder=tmp_path)
+    assert (found.measures[0].n_reference, found.measures[0].n_real_reference) == (300, 100)
+    assert "against 100 images only" in found.to_markdown()
+    with pytest.raises(ValueError, match="300 samples leave none of the 300 real images"):
+        evaluate(x, Images(few.x[:200], None, "a"), Images(few.x[200:], None, "b"), extractor, ORIGIN, folder=tmp_path)
+
+
+def test_colour_and_another_extractor(generator, tmp_path):
+    def colours(n: int) -> torch.Tensor:
+        return torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
+
+    train, test = Images(colours(120), None, "patches/train"), Images(colours(90), None, "patches/test")
+    found = evaluate(colours(80), train, test, pixels((3, 4, 4)), ORIGIN, folder=tmp_path)
+    assert found.name == "Fréchet distance (pixels 3×4×4)"
+    assert found.pictures.by_pixels.shape == (10, 3, 4, 4)
+    assert not any(math.isnan(m.value) for m in found.measures)
+    assert "right on held-out" not in found.to_markdown()
+
+
+def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
+    with pytest.raises(ValueError, match="at least three different seeds"):
+        evaluate(samples, train, test, extractor, ORIGIN, seeds=(0, 1, 1), folder=tmp_path)
+    with pytest.raises(ValueError, match="samples as one tensor"):
+        evaluate([samples], train, test, extractor, ORIGIN, torch.zeros(400).long(), folder=tmp_path)
+    with pytest.raises(ValueError, match="must lie in"):
+        evaluate(samples * 2, train, test, extractor, ORIGIN, folder=tmp_path)
+    bare = Images(train.x, None, "bare/train")
+    with pytest.raises(ValueError, match="bare/train has no labels"):
+        evaluate(samples, bare, test, extractor, ORIGIN, torch.zeros(400).long(), kept=5, folder=tmp_path)

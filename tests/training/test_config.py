@@ -1,0 +1,222 @@
+"""Configurations: three kinds of file say the same, nothing is lost on the way, and a typing error is told."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from diffusion_book import losses, schedules
+from diffusion_book.data import Images
+from diffusion_book.training import Classification, Denoising, RunConfig
+from diffusion_book.training.config import build_data, build_network, build_objective, build_schedule
+
+UNET = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4}
+
+TOML = """
+data = "folder:pictures"
+size = 32
+steps = 300
+learning_rate = 3e-4
+grad_clip = inf
+weight = "min-snr"
+keep_steps = [100, 200]
+
+[network]
+kind = "unet"
+channels = 8
+channel_mults = [1]
+attention_levels = []
+groups = 4
+"""
+YAML = """
+data: folder:pictures
+size: 32
+steps: 300
+learning_rate: 3e-4
+grad_clip: .inf
+weight: min-snr
+keep_steps: [100, 200]
+network: {kind: unet, channels: 8, channel_mults: [1], attention_levels: [], groups: 4}
+"""
+SAME = {
+    "data": "folder:pictures",
+    "size": 32,
+    "steps": 300,
+    "learning_rate": 3e-4,
+    "grad_clip": math.inf,
+    "weight": "min-snr",
+    "keep_steps": [100, 200],
+    "network": UNET,
+}
+
+
+def data(channels: int = 1, classes: int | None = 4) -> Images:
+    x = torch.zeros(8, channels, 8, 8)
+    x[0] = -1
+    return Images(x, None if classes is None else torch.arange(8) % classes, "made up")
+
+
+# Reading and writing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"), [("toml", TOML), ("yaml", YAML), ("yml", YAML), ("json", json.dumps(SAME))]
+)
+def test_three_kinds_of_file_say_the_same(suffix, text, tmp_path):
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(text)
+    config = RunConfig.from_file(path)
+    assert config == RunConfig(**{**SAME, "keep_steps": (100, 200)})
+    assert config.batch_size == RunConfig().batch_size  # what is left out has its default
+
+
+def test_nothing_is_lost_on_the_way_to_json_and_back():
+    config = RunConfig(
+        **{**SAME, "network": {**UNET, "channel_mults": (1, 2)}, "T": 10, "schedule": "linear", "accumulate": 4}
+    )
+    again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again.to_dict() == config.to_dict()
+    assert build_network(again, data()).config == build_network(config, data()).config
+    assert {**vars(again), "network": None} == {**vars(config), "network": None}
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "+1e-3", "1.0e-3", "0.001", "10.e-4"])
+def test_a_rate_in_yaml_is_a_number_with_or_without_a_dot(written, tmp_path):
+    """YAML 1.1 reads 1e-3 as a text."""
+    path = tmp_path / "run.yaml"
+    path.write_text(f"learning_rate: {written}\n")
+    assert RunConfig.from_file(path).learning_rate == 1e-3
+
+
+def test_what_only_looks_like_a_number_in_yaml_stays_text(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: 1e3x\nschedule: cosine\n")
+    assert RunConfig.from_file(path).data == "1e3x"
+
+
+def test_yaml_makes_nothing_but_plain_values(tmp_path):
+    path, canary = tmp_path / "run.yaml", tmp_path / "canary"
+    path.write_text(f"data: !!python/object/apply:os.mkdir ['{canary}']\n")
+    with pytest.raises(ValueError, match=r"run.yaml: could not determine a constructor"):
+        RunConfig.from_file(path)
+    assert not canary.exists()
+
+
+# Mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rte": 1e-3}, "the configuration: unknown key 'learning_rte'; did you mean 'learning_rate'?"),
+        ({"batchsize": 8}, "did you mean 'batch_size'?"),
+        ({"checkpoint_evry": 8}, "did you mean 'checkpoint_every'?"),
+        ({"zzz": 8}, "unknown key 'zzz'; known are steps, batch_size"),
+        ({1: 2}, "unknown key 1"),
+        ({"steps": "many"}, "steps must be a whole number, got 'many'"),
+        ({"steps": 1.5}, "steps must be a whole number, got 1.5"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"T": "ten"}, "T must be a whole number or nothing, got 'ten'"),
+        ({"keep_steps": 5}, "keep_steps must be a list, each entry a whole number, got 5"),
+        ({"keep_steps": ["a"]}, "keep_steps must be a list, each entry a whole number"),
+        ({"network": "unet"}, "network must be a table of names and values, got 'unet'"),
+        ({"decay": "linear"}, "decay must be one of 'cosine', 'none', got 'linear'"),
+        ({"prediction": "epsilon"}, "prediction must be one of 'eps', 'x0', 'v'"),
+        ({"network": {"kind": "unet", "chanels": 8}}, "unknown key 'chanels'; did you mean 'channels'?"),
+        ({"network": {"channels": 8}}, "one of unet, dit, classifier, got None"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; choose one of"),
+        ({"schedule": "flow", "T": 10}, "'flow' is continuous and takes no T, got 10"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(values, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log_every": 0}, "log_every must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
+        ({"keep": 0}, "keep must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"times": "normal"}, "unknown times 'normal'; choose one of uniform, logit-normal, sigma"),
+        ({"weight": "snr"}, "unknown weight 'snr'; choose one of none, min-snr, p2, vdm, edm"),
+        ({"decay": "linear"}, "decay must be 'cosine' or 'none', got 'linear'"),
+        ({"steps": 0}, "steps and batch_size must be at least 1"),
+    ],
+)
+def test_bad_values_are_refused_in_python_too(options, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", b"steps = ", "a.toml: Invalid value"),
+        ("a.json", b"{", "a.json: Expecting property name"),
+        ("a.yaml", b"a: [", "a.yaml: while parsing"),
+        ("a.yaml", b"", "a.yaml: expected names and values, got NoneType"),
+        ("a.json", b"[1]", "a.json: expected names and values, got list"),
+        ("a.txt", b"steps = 1", "a configuration is .toml, .yaml or .json, not '.txt'"),
+        ("a.toml", b"\xff\xfe", "a.toml cannot be read"),
+        ("a.toml", b"step = 1", "a.toml: unknown key 'step'; did you mean 'steps'?"),
+    ],
+)
+def test_a_bad_file_is_told_by_its_name(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        RunConfig.from_file(tmp_path / name)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"none.toml cannot be read"):
+        RunConfig.from_file(tmp_path / "none.toml")
+
+
+# What it stands for --------------------------------------------------------------------------------------------
+
+
+def test_channels_and_classes_follow_from_the_data_where_they_are_not_said():
+    config = build_network(RunConfig(network=UNET), data(3, 4)).config
+    assert (config.image_channels, config.classes) == (3, 4)
+    assert build_network(RunConfig(network=UNET), data(1, None)).config.classes == 0
+    assert build_network(RunConfig(network={**UNET, "classes": 0}), data(1, 4)).config.classes == 0
+    assert build_network(RunConfig(network={"kind": "classifier"}), data(1, 4)).config.classes == 4
+
+
+def test_the_objective_is_the_one_that_is_named():
+    config = RunConfig(
+        network=UNET, schedule="linear", T=20, prediction="eps", weight="p2", times="logit-normal", label_dropout=0.1
+    )
+    assert config.denoises
+    found = build_objective(config, build_network(config, data()))
+    assert isinstance(found, Denoising)
+    assert (found.prediction, found.no_label, found.label_dropout) == ("eps", 4, 0.1)
+    assert found.draw_times is losses.draw_logit_normal_times
+    t = torch.arange(1, 21)
+    torch.testing.assert_close(found.schedule.a(t), schedules.linear(20).a(t))
+    torch.testing.assert_close(found.weight(found.schedule, t), losses.p2()(found.schedule, t))
+    assert build_schedule(RunConfig()).T == 1000
+
+
+def test_without_classes_no_label_is_dropped():
+    config = RunConfig(network={**UNET, "classes": 0}, label_dropout=0.1)
+    found = build_objective(config, build_network(config, data()))
+    assert (found.no_label, found.label_dropout) == (None, 0.0)
+
+
+def test_a_classifier_classifies():
+    config = RunConfig(network={"kind": "classifier"}, jitter=0.5)
+    assert not config.denoises
+    assert build_objective(config, build_network(config, data())) == Classification(jitter=0.5)
+
+
+def test_data_is_loaded_by_name():
+    with pytest.raises(ValueError, match="unknown data set 'mnst'"):
+        build_data(RunConfig(data="mnst"))
+    with pytest.raises(ValueError, match="size is for folder:PATH"):
+        build_data(RunConfig(data="mnist-5k", size=32))

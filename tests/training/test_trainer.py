@@ -1,0 +1,610 @@
+"""Runs in a folder: the loop against one written out by hand, and the same weights whatever happens on the way.
+
+This file is also the program of a tiny run, which the tests start in processes of their own:
+`python test_trainer.py FOLDER '{"steps": 30}'`.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_book import losses
+from diffusion_book.data import Images
+from diffusion_book.training import CheckpointError, RunConfig, Trainer, checkpoint
+from diffusion_book.training.trainer import batch_index, flatten, seed_of, unflatten
+
+KILLS = int(os.environ.get("DIFFUSION_BOOK_KILLS", "2"))
+
+UNET = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4, "dropout": 0.1}
+TINY = {
+    "network": UNET,
+    "batch_size": 8,
+    "steps": 12,
+    "warmup": 3,
+    "label_dropout": 0.2,
+    "precision": "fp32",
+    "log_every": 2,
+    "preview_every": 0,
+    "checkpoint_every": 3,
+    "seed": 4,
+}
+
+
+def tiny(**changes: Any) -> RunConfig:
+    return RunConfig.from_dict({**TINY, **changes})
+
+
+def pictures() -> Images:
+    """28 pictures, so that an epoch ends in the midst of a batch of 8."""
+    x = 2 * torch.rand(28, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+    return Images(x, torch.arange(28) % 3, "made up")
+
+
+def run(folder: Path, resume: bool = False, preview: Any = None, **changes: Any) -> nn.Module:
+    return Trainer(tiny(**changes), folder, preview, pictures()).run(resume)
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """All lines of the log, without the one number that the clock decides."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def by_time(line: dict[str, Any]) -> torch.Tensor:
+    """The losses by time of a line, NaN where there was none."""
+    values = [float("nan") if value is None else value for value in line["loss_by_time"]]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def outcome(folder: Path) -> tuple[Any, ...]:
+    """All that a run leaves: hashes of weights, average, moments and sums; its log; the steps of its checkpoints."""
+    kept = checkpoint.checkpoints(folder / "checkpoints")
+    manifest = json.loads((kept[-1] / "checkpoint.json").read_text())
+    return manifest, log(folder), [path.name for path in kept]
+
+
+def parts(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    newest = checkpoint.latest(folder / "checkpoints")
+    assert newest is not None
+    return checkpoint.load(newest)[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder)
+    return folder
+
+
+# The loop ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", ["cosine", "none"])
+def test_it_is_the_loop_written_out_by_hand(decay, tmp_path):
+    """Seven steps of AdamW, its rate, clipping and average, from the same start on the same draws: the same bits."""
+    config = tiny(steps=7, decay=decay, grad_clip=0.5)
+    trainer, data = Trainer(config, tmp_path, data=pictures()), pictures()
+    network, objective = copy.deepcopy(trainer.network).train(), trainer.objective
+    found = trainer.run()
+
+    average = copy.deepcopy(network)
+    optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step in range(7):
+        if step < 3:
+            rate = 1e-3 * (step + 1) / 3
+        else:
+            cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - 3) / 4))))
+            rate = 1e-3 * (cosine if decay == "cosine" else 1.0)
+        optimiser.param_groups[0]["lr"] = rate
+        assert data.y is not None
+        index = batch_index(28, 8, step, config.seed)
+        generator = torch.Generator().manual_seed(seed_of(config.seed, "batch", step))
+        batch = objective.draw(data.x[index], data.y[index], generator)
+        torch.manual_seed(seed_of(config.seed, "dropout", step, 0))
+        optimiser.zero_grad()
+        objective.loss(network, batch).mean().backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimiser.step()
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), network.parameters()):
+                mean.lerp_(weight, 1 - min(0.999, (1 + step) / (10 + step)))
+    for expected, value in zip(average.state_dict().values(), found.state_dict().values()):
+        assert torch.equal(expected, value)
+    for expected, value in zip(network.state_dict().values(), trainer.network.state_dict().values()):
+        assert torch.equal(expected, value)
+
+
+def test_it_returns_the_average_ready_to_sample(whole, tmp_path):
+    network = run(tmp_path)
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    saved = parts(tmp_path)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, saved["ema"][name])
+    assert any(not torch.equal(saved["ema"][name], value) for name, value in saved["network"].items())
+
+
+def test_a_classifier_trains_and_its_log_has_no_times(tmp_path):
+    network = run(tmp_path, network={"kind": "classifier", "channels": 4, "features": 8}, log_every=1, decay="none")
+    assert network.config.classes == 3
+    lines = log(tmp_path)
+    assert [line["loss_by_time"] for line in lines] == [[]] * 12
+    assert 0.5 < lines[0]["loss"] < 3  # ln 3 = 1.1 is that of a guess
+
+
+def test_bfloat16_keeps_weights_average_and_moments_in_float32(tmp_path):
+    run(tmp_path, precision="bf16", steps=2)
+    kinds = {value.dtype for tensors in parts(tmp_path).values() for value in tensors.values()}
+    assert kinds == {torch.float32, torch.float64}  # the latter are the sums of the log
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, tmp_path):
+    """After one step the first moment is a tenth of the gradient. Sums in another order differ by rounding alone:
+    some 1e-7 of the largest entry, times the few hundred terms' square root."""
+    changes = {"steps": 1, "network": {**UNET, "dropout": 0.0}, "batch_size": 16}
+    run(tmp_path / "whole", **changes)
+    Trainer(tiny(), tmp_path / "another", data=pictures())  # which must not matter to the next
+    trainer = Trainer(tiny(accumulate=accumulate, **changes), tmp_path / "parts", data=pictures())
+    Trainer(tiny(), tmp_path / "another", data=pictures())
+    trainer.run()
+    expected, found = parts(tmp_path / "whole")["optimiser"], parts(tmp_path / "parts")["optimiser"]
+    assert set(expected) == set(found)
+    for name, value in expected.items():
+        if name.endswith("exp_avg"):
+            torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6 * float(value.abs().max()) + 1e-9)
+    one, other = log(tmp_path / "whole")[0], log(tmp_path / "parts")[0]
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
+    torch.testing.assert_close(by_time(other), by_time(one), rtol=1e-5, atol=0, equal_nan=True)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size = 8 cannot be cut into 3 equal parts \(1 processes × accumulate"):
+        Trainer(tiny(accumulate=3), tmp_path, data=pictures())
+
+
+# The log -------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_says_what_happened(whole):
+    lines = log(whole)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["images"] for line in lines] == [16, 32, 48, 64, 80, 96]
+    rates = [1e-3 * 2 / 3] + [
+        1e-3 * (1 + torch.cos(torch.tensor(torch.pi * k / 9)).item()) / 2 for k in (0, 2, 4, 6, 8)
+    ]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates)
+
+
+def test_the_last_step_is_logged_and_saved_whatever_its_number(tmp_path):
+    run(tmp_path, steps=5, log_every=4, checkpoint_every=4)
+    assert [line["step"] for line in log(tmp_path)] == [4, 5]
+    assert outcome(tmp_path)[2] == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize(("schedule", "prediction", "T"), [("linear", "v", 20), ("flow", "u", None)])
+def test_loss_by_time_is_that_of_the_losses(schedule, prediction, T, tmp_path):
+    """One step on 64 examples at the first weights, whose losses are known before the run."""
+    network = {**UNET, "dropout": 0.0}
+    config = tiny(batch_size=64, steps=1, network=network, schedule=schedule, prediction=prediction, T=T, accumulate=2)
+    trainer, data = Trainer(config, tmp_path, data=pictures()), pictures()
+    assert data.y is not None
+    index = batch_index(28, 64, 0, config.seed)
+    generator = torch.Generator().manual_seed(seed_of(config.seed, "batch", 0))
+    batch = trainer.objective.draw(data.x[index], data.y[index], generator)
+    with torch.no_grad():
+        loss = trainer.objective.loss(trainer.network, batch)
+    trainer.run()
+    expected = losses.by_time(loss.double(), batch["t"], T or 1.0, 10)
+    (line,) = log(tmp_path)
+    torch.testing.assert_close(by_time(line), expected, rtol=1e-5, atol=0, equal_nan=True)
+    assert line["loss"] == pytest.approx(loss.mean().item(), rel=1e-5)
+
+
+def test_a_part_of_the_times_that_no_example_had_is_null(tmp_path):
+    run(tmp_path, batch_size=2, steps=1)
+    (line,) = log(tmp_path)
+    assert sum(value is not None for value in line["loss_by_time"]) in (1, 2)
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_shows_the_same(whole):
+    for name in ("loss", "learning_rate", "grad_norm"):
+        expected = [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log(whole)]
+        assert scalars(whole, name) == expected
+    assert len(scalars(whole, "loss_by_time/9")) > 0
+
+
+def test_without_tensorboard_it_runs_the_same(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
+    run(tmp_path)
+    assert outcome(tmp_path) == outcome(whole)
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_nothing_heavy_is_imported_before_it_is_used(tmp_path):
+    code = (
+        "import sys; from diffusion_book.training import RunConfig, Trainer; from test_trainer import *\n"
+        "assert not {'accelerate', 'mlxtend', 'yaml', 'tensorboard'} & set(sys.modules)\n"
+        f"trainer = Trainer(tiny(), {str(tmp_path)!r}, data=pictures())\n"
+        "assert 'tensorboard' not in sys.modules and 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    assert not list(tmp_path.iterdir())  # nor is anything written
+
+
+# Draws ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(28, 8), (10, 10), (7, 20), (5, 1), (3, 7)])
+def test_every_example_is_seen_once_an_epoch(n, batch_size):
+    steps = 5 * n
+    seen = torch.cat([batch_index(n, batch_size, step, seed=1) for step in range(steps)])
+    assert len(seen) == steps * batch_size
+    epochs = seen.reshape(-1, n)
+    assert bool((epochs.sort(1).values == torch.arange(n)).all())
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) > 1  # each in an order of its own
+    assert not torch.equal(seen, torch.cat([batch_index(n, batch_size, step, seed=2) for step in range(steps)]))
+
+
+def test_orders_of_epochs_are_uniform():
+    """Of three examples there are six orders; χ² with 5 degrees of freedom is beyond 25.7 once in 10,000 times."""
+    orders = [tuple(batch_index(3, 3, step, seed=0).tolist()) for step in range(3000)]
+    counts = torch.tensor([orders.count(order) for order in set(orders)], dtype=torch.float64)
+    assert len(counts) == 6
+    assert float(((counts - 500) ** 2 / 500).sum()) < 25.7
+
+
+def test_seeds_of_two_purposes_differ_and_fit_a_generator():
+    seeds = [seed_of(seed, name, step) for seed in (0, 1) for name in ("batch", "epoch") for step in range(500)]
+    assert len(set(seeds)) == len(seeds)  # 2000 draws of 2³² coincide with probability 5e-4: these do not
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_the_callers_generator_does_not_matter_and_is_left_alone(whole, tmp_path):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    run(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert outcome(tmp_path) == outcome(whole)
+
+
+def test_another_seed_gives_other_weights(whole, tmp_path):
+    run(tmp_path, seed=5)
+    assert outcome(tmp_path)[0]["sha256"]["network"] != outcome(whole)[0]["sha256"]["network"]
+
+
+# Previews and checkpoints --------------------------------------------------------------------------------------
+
+
+def test_previews_are_drawn_with_the_average_and_change_nothing(whole, tmp_path):
+    seen = []
+
+    def preview(network: nn.Module, path: Path) -> None:
+        torch.randn(3)  # a careless one
+        assert not network.training
+        path.write_text("a picture")
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+
+    run(tmp_path, preview=preview, preview_every=5)
+    names = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert names == ["step-00000005.png", "step-00000010.png", "step-00000012.png"]
+    assert outcome(tmp_path) == outcome(whole)
+    assert all(torch.equal(seen[-1][name], value) for name, value in parts(tmp_path)["ema"].items())
+
+
+def test_checkpoints_rotate_and_those_to_keep_stay(tmp_path):
+    run(tmp_path, checkpoint_every=4, keep=1, keep_steps=[2, 8])
+    assert outcome(tmp_path)[2] == ["step-00000002", "step-00000008", "step-00000012"]
+
+
+def test_an_optimisers_state_survives_names():
+    weights = [nn.Parameter(torch.randn(3, generator=torch.Generator())) for _ in range(12)]
+    optimiser = torch.optim.AdamW(weights)
+    sum((w**2).sum() for w in weights).backward()
+    optimiser.step()
+    state = optimiser.state_dict()
+    again = unflatten(flatten(state), torch.optim.AdamW(weights).state_dict())
+    assert again["param_groups"] == state["param_groups"]
+    assert list(again["state"]) == list(state["state"])
+    for index, tensors in state["state"].items():
+        assert all(torch.equal(again["state"][index][name], value) for name, value in tensors.items())
+
+
+# Going on ------------------------------------------------------------------------------------------------------
+
+
+class PowerCutError(Exception):
+    """What ends a run at a chosen step."""
+
+
+def cut_after(step: int) -> dict[str, Any]:
+    def preview(network: nn.Module, path: Path) -> None:
+        raise PowerCutError
+
+    return {"preview": preview, "preview_every": step}
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 8, 11])
+def test_a_run_that_was_cut_goes_on_to_the_same_end(step, whole, tmp_path):
+    """Before the first checkpoint, at one, between two, where an epoch ends, before the last step."""
+    with pytest.raises(PowerCutError):
+        run(tmp_path, **cut_after(step))
+    run(tmp_path, resume=True)
+    assert outcome(tmp_path) == outcome(whole)
+    steps = [event for event, _ in scalars(tmp_path, "loss")]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_run_that_is_done_is_done(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    network = run(tmp_path, resume=True)
+    assert outcome(tmp_path) == outcome(whole)
+    assert all(torch.equal(value, parts(whole)["ema"][name]) for name, value in network.state_dict().items())
+
+
+def test_a_run_is_not_begun_over_another(whole):
+    before = outcome(whole)
+    with pytest.raises(CheckpointError, match="holds a run that reached step 12; go on with it by --resume"):
+        run(whole)
+    assert outcome(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 5), ("steps", 24), ("learning_rate", 1e-4), ("network", {**UNET, "channels": 16}), ("batch_size", 4)],
+)
+def test_a_run_is_not_gone_on_with_by_another_configuration(name, value, whole):
+    before = outcome(whole)
+    with pytest.raises(CheckpointError, match=f"was begun with {name} = .*, and now {name} = .* is asked for"):
+        run(whole, resume=True, **{name: value})
+    assert outcome(whole) == before
+
+
+def test_what_does_not_touch_weights_may_change_and_tuples_are_lists(whole, tmp_path):
+    with pytest.raises(PowerCutError):
+        run(tmp_path, **cut_after(7))
+    network = {**UNET, "channel_mults": (1,), "attention_levels": ()}
+    run(tmp_path, resume=True, network=network, keep=5, log_every=1, keep_steps=(11,))
+    assert outcome(tmp_path)[0] == outcome(whole)[0] | {"sha256": outcome(tmp_path)[0]["sha256"]}
+    for part in ("network", "ema", "optimiser"):
+        assert outcome(tmp_path)[0]["sha256"][part] == outcome(whole)[0]["sha256"][part]
+
+
+# What can go wrong ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """Files that grow beyond this raise an OSError in the middle of a write, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [0, 1000, 5000])
+def test_a_full_disk_stops_a_run_that_goes_on_once_there_is_room(room, whole, tmp_path, capsys):
+    """No room to begin; none for the log; none for a checkpoint, of which a part is some 10,000 bytes."""
+    with pytest.raises(PowerCutError):
+        run(tmp_path, **cut_after(7))
+    before = outcome(tmp_path)
+    message = r"(cannot|could not) be written to .*File too large.*; the last good (one|checkpoint) is .*step-00000006"
+    with disk_with_room_for(room), pytest.raises(CheckpointError, match=message):
+        run(tmp_path, resume=True, log_every=1)
+    assert outcome(tmp_path)[0] == before[0]
+    assert outcome(tmp_path)[2] == before[2]
+    run(tmp_path, resume=True)
+    assert outcome(tmp_path)[0] == outcome(whole)[0]
+
+
+def test_a_disk_that_fills_up_is_told_where_the_log_finds_it(tmp_path, capsys):
+    with contextlib.ExitStack() as disk:
+
+        def preview(network: nn.Module, path: Path) -> None:
+            disk.enter_context(disk_with_room_for(1))
+
+        with pytest.raises(
+            CheckpointError, match=r"cannot be written to .*File too large.*; there is no checkpoint yet"
+        ):
+            run(tmp_path, log_every=1, preview=preview, preview_every=2)
+
+
+@pytest.mark.parametrize("folder", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
+    """Also for root, whom permissions do not bind."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written to .*; there is no checkpoint yet. Make room, or give"
+    ):
+        run(tmp_path / folder)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_still_good(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints" / "step-00000012"
+    (newest / "ema.safetensors").write_bytes((newest / "ema.safetensors").read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"is damaged: .*; remove step-00000012 to go on from step-00000009"):
+        run(tmp_path, resume=True)
+    shutil.rmtree(newest)
+    run(tmp_path, resume=True)
+    assert outcome(tmp_path) == outcome(whole)
+
+
+@pytest.mark.parametrize("change", ["no optimiser", "no log", "another network", "odd names"])
+def test_a_checkpoint_of_something_else_is_told(change, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    found = parts(tmp_path)
+    match change:
+        case "no optimiser":
+            del found["optimiser"]
+        case "no log":
+            del found["log"]
+        case "another network":
+            found["network"] = {"w": torch.ones(3)}
+        case "odd names":
+            found["optimiser"] = {"exp_avg.0": torch.ones(3)}
+    checkpoint.save(tmp_path / "checkpoints", 12, found)
+    with pytest.raises(CheckpointError, match="step-00000012 is of another network, or not of a run"):
+        run(tmp_path, resume=True)
+
+
+def test_a_damaged_configuration_is_told(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: Expecting property name"):
+        run(tmp_path, resume=True)
+
+
+def test_a_rate_that_is_far_too_high_leaves_no_checkpoint_that_is_not_finite(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"the (loss|gradient) became (nan|inf) before step .*; lower learning"
+    ):
+        run(tmp_path, learning_rate=1e12, warmup=0, steps=60, log_every=60, checkpoint_every=1, grad_clip=1e30)
+    for tensors in parts(tmp_path).values():
+        assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_what_is_not_finite_is_found_before_it_is_saved(bad, log_every, tmp_path):
+    """√0 has an infinite slope: where the gradient is lost, the loss shows it one step later."""
+    trainer = Trainer(tiny(log_every=log_every, checkpoint_every=3), tmp_path, data=pictures())
+    objective = trainer.objective
+
+    class TurnsBad:
+        schedule, draw = objective.schedule, staticmethod(objective.draw)
+
+        def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            loss = objective.loss(network, batch)
+            if trainer.step != 5:
+                return loss
+            return loss / 0 if bad == "loss" else loss + (0 * loss).sqrt()
+
+    trainer.objective = TurnsBad()
+    with pytest.raises(FloatingPointError, match=rf"the {bad} became (nan|inf) before step 6; .*step-00000003"):
+        trainer.run()
+
+
+# Processes -----------------------------------------------------------------------------------------------------
+
+
+def command(folder: Path, **changes: Any) -> list[str]:
+    return [__file__, str(folder), json.dumps(changes)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, **changes: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, *command(folder, **changes)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def reached(folder: Path) -> int:
+    newest = checkpoint.latest(folder / "checkpoints")
+    return checkpoint.step_of(newest) if newest else 0
+
+
+def unfinished(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/.unfinished-step-*"))
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path):
+    """SIGKILL, by turns at a random moment after the start and as soon as a checkpoint is being written.
+
+    DIFFUSION_BOOK_KILLS says how often. A run that gets to its end in between is compared, and another begun.
+    """
+    changes = {"steps": 60, "checkpoint_every": 2, "log_every": 3}
+    began = time.monotonic()
+    assert start(tmp_path / "whole", **changes).wait() == 0
+    life = time.monotonic() - began
+    expected, folder = outcome(tmp_path / "whole"), tmp_path / "killed"
+    moments, kills, torn = random.Random(0), 0, 0
+    while kills < KILLS or not torn:
+        assert kills < KILLS + 30, "no kill ever hit the writing of a checkpoint"
+        process = start(folder, **changes)
+        if kills % 2:
+            time.sleep(moments.uniform(0, life))
+        else:
+            wanted = reached(folder) + moments.randrange(0, 20)
+            while process.poll() is None and not (reached(folder) >= wanted and unfinished(folder)):
+                time.sleep(1e-4)  # leave the processor to the one that is watched
+        process.kill()
+        if process.wait() == 0:
+            assert outcome(folder) == expected
+            shutil.rmtree(folder)
+            continue
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        torn += unfinished(folder)
+    assert start(folder, **changes).wait() == 0
+    assert outcome(folder) == expected
+    assert not unfinished(folder)
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    """Each takes half of the batch. The first moments after one step are tenths of the gradient, equal to rounding;
+    the same for the log. What `accelerate launch` says of precision and accumulation does not count."""
+    changes = {"steps": 1, "network": {**UNET, "dropout": 0.0}, "accumulate": 2}
+    # On a CPU, too, it is this option that starts more than one process; --cpu --num_processes 2 is silently one.
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 --dynamo_backend no"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
+    launch += ["--mixed_precision", "bf16", "--gradient_accumulation_steps", "4"]
+    done = subprocess.run(
+        [*launch, *command(tmp_path / "two", **changes)],
+        env={**environment(), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 of 2 processes") == 2
+    run(tmp_path / "one", **{**changes, "accumulate": 1})
+    expected, found = parts(tmp_path / "one"), parts(tmp_path / "two")
+    for name, value in expected["optimiser"].items():
+        if name.endswith("exp_avg"):
+            other = found["optimiser"][name]
+            torch.testing.assert_close(other, value, rtol=0, atol=2e-6 * float(value.abs().max()) + 1e-9)
+    (one,), (two,) = log(tmp_path / "one"), log(tmp_path / "two")
+    assert two["images"] == one["images"] == 8
+    for name in ("loss", "grad_norm"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+    torch.testing.assert_close(by_time(two), by_time(one), rtol=1e-5, atol=0, equal_nan=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    trainer = Trainer(tiny(**json.loads(sys.argv[2])), sys.argv[1], data=pictures())
+    print(f"1 of {trainer.accelerator.num_processes} processes")
+    trainer.run(resume=True)
