@@ -1,5 +1,6 @@
 """Images: what they are when they are right, and what is said when they are not."""
 
+import os
 from pathlib import Path
 from urllib.error import URLError
 
@@ -39,6 +40,17 @@ def test_the_offline_digits_are_4500_and_500_in_float(digits):
 def test_no_test_digit_is_among_the_training_digits(digits):
     train = {x.numpy().tobytes() for x in digits[0].x}
     assert not any(x.numpy().tobytes() in train for x in digits[1].x)
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("DIFFUSION_BOOK_DATA", "nowhere")) / "MNIST" / "raw").is_dir(), reason="needs MNIST itself"
+)
+def test_all_offline_digits_are_the_first_500_of_each_class_in_mnists_training_split(digits):
+    mnist = load("mnist")
+    assert mnist.y is not None
+    first = torch.cat([(mnist.y == k).nonzero()[:500, 0] for k in range(10)])
+    for part, start, stop in zip(digits, (0, 450), (450, 500)):
+        assert torch.equal(part.x, mnist.x[first.reshape(10, 500)[:, start:stop].flatten()])
 
 
 def test_the_offline_digits_are_digits(digits):

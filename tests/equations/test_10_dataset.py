@@ -1,0 +1,128 @@
+"""The equations of chapter 10, each against a route that does not use it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from diffusion_book import process, schedules
+
+LINEAR = schedules.linear()
+
+
+@pytest.mark.equation("eq-dataset-resize")
+@pytest.mark.parametrize("k", [2, 4, 6, 16])
+def test_what_a_resize_keeps_of_white_noise(k):
+    """The weights of one output pixel are its gradient; white noise keeps the sum of their squares."""
+    kept = []
+    for antialias in (False, True):
+        x = torch.zeros(1, 1, 7 * k, 7 * k, dtype=torch.float64, requires_grad=True)
+        F.interpolate(x, size=(7, 7), mode="bilinear", antialias=antialias)[0, 0, 3, 3].backward()
+        assert x.grad is not None
+        kept.append(float(x.grad.pow(2).sum()))
+    assert kept[0] == pytest.approx(1 / 4, rel=1e-12)
+    assert kept[1] == pytest.approx(((4 * k**2 - 1) / (6 * k**3)) ** 2, rel=1e-10)
+    assert kept[1] == pytest.approx(4 / (9 * k**2), rel=1 / k**2)  # the approximation, and its order
+
+
+@pytest.mark.equation("eq-dataset-rounding")
+def test_rounding_is_as_much_noise_as_the_schedule_has_at_that_log_snr(generator):
+    n, delta = 400_000, 2 / 255
+    x = 1.98 * torch.rand(n, generator=generator, dtype=torch.float64) - 0.99
+    square = (((x + 1) * 127.5).round() / 127.5 - 1 - x).pow(2)
+    standard_error = float(square.std()) / math.sqrt(n)
+    assert abs(float(square.mean()) - delta**2 / 12) < 4 * standard_error
+    # The schedule with a = 1 − t, b = t has that standard deviation, relative to the signal, at this t.
+    relative = float(square.mean().sqrt())
+    log_snr = float(schedules.Flow().log_snr(relative / (1 + relative)))
+    assert log_snr == pytest.approx(math.log(12 / delta**2), abs=5 * standard_error / float(square.mean()))
+
+
+@pytest.mark.equation("eq-dataset-dequantise")
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (0.5, 0.01), (-0.2, 0.002)])
+def test_likelihood_with_uniform_noise_is_below_that_of_the_bytes(mean, std):
+    """By quadrature over the interval of each byte, for a density wide and one narrower than an interval."""
+    delta = 2 / 255
+    p = torch.distributions.Normal(*torch.tensor([mean, std], dtype=torch.float64))
+    x = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000 * delta - delta / 2
+    bound = math.log(delta) + p.log_prob(x[:, None] + u).mean(1)
+    upper, lower = (p.cdf(x + sign * delta / 2) for sign in (1, -1))
+    exact = (upper - lower).clamp(min=1e-300).log()
+    seen = (upper - lower) > 1e-12  # beyond, the difference of two cumulative probabilities is all rounding
+    assert (bound[seen] <= exact[seen] + 1e-9).all()
+    if std > 0.1:  # where p is flat over an interval, nothing is lost
+        assert float((exact - bound)[seen].max()) < 1e-2
+
+
+@pytest.mark.equation("eq-dataset-affine")
+@pytest.mark.parametrize(("c", "d"), [(0.5, 0.5), (127.5, 127.5), (-2.0, 0.3)])
+@pytest.mark.parametrize("t", [1, 300, 1000])
+def test_a_scale_of_the_data_is_a_shift_of_log_snr(c, d, t, generator):
+    """The log-SNR of a pattern, measured: x_t is affine in it, so its answers to x and to ε are two slopes."""
+    a, b = LINEAR.a(t), LINEAR.b(t)
+
+    def picture(x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        return (a * (c * x + d) + b * eps - a * d) / c
+
+    x = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    eps = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    to_x, to_eps = torch.autograd.grad(picture(x, eps).sum(), (x, eps))
+    torch.testing.assert_close(to_x, a.expand(5))
+    measured = torch.log(to_x**2 / to_eps**2)
+    torch.testing.assert_close(measured, (LINEAR.log_snr(t) + 2 * math.log(abs(c))).expand(5))
+
+
+@pytest.mark.equation("eq-dataset-weight")
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("t", [20, 400, 900])
+def test_scale_weighs_the_error_of_v(c, t, generator):
+    x, x_hat, eps = (torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    d = 0.4
+    xt = process.add_noise(LINEAR, c * x + d, t, eps)
+    v = process.target("v", LINEAR, c * x + d, eps, t)
+    v_hat = process.from_x0("v", c * x_hat + d, LINEAR, xt, t)
+    of_the_picture = torch.exp(LINEAR.log_snr(t) + 2 * math.log(c))
+    weighted = (c**2 + of_the_picture) * (x - x_hat).pow(2).sum(1)
+    torch.testing.assert_close((v - v_hat).pow(2).sum(1), weighted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.equation("eq-dataset-prior")
+@pytest.mark.parametrize(("c", "d"), [(1.0, 0.0), (0.5, 0.5), (127.5, 127.5)])
+def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
+    scaled = c * (2 * torch.rand(40, 6, generator=generator, dtype=torch.float64) - 1) + d
+    a, b = LINEAR.a(1000), LINEAR.b(1000)
+    normal = torch.distributions.Normal
+    exact = torch.distributions.kl_divergence(normal(a * scaled, b), normal(0.0, torch.ones_like(b))).sum(1).mean()
+    formula = a**2 * scaled.pow(2).sum(1).mean() / 2 + 6 / 2 * (b**2 - 1 - torch.log(b**2))
+    assert float(formula) == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.equation("eq-dataset-unseen")
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (3, 3), (3, 6), (5, 4)])
+def test_share_unseen_counted_over_every_sequence_of_draws(n, m):
+    sequences = list(itertools.product(range(n), repeat=m))
+    unseen = sum(0 not in sequence for sequence in sequences)
+    assert unseen / len(sequences) == pytest.approx((1 - 1 / n) ** m, rel=1e-12)
+    missed_often = (1 - 1 / 10_000) ** 20_000
+    assert missed_often == pytest.approx(math.exp(-2), rel=2e-4)  # wrong by m / 2n², to first order
+
+
+@pytest.mark.equation("eq-dataset-leak")
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_accuracy_is_recovered_from_a_leaking_test(share, generator):
+    """A reader by nearest neighbour, and a test of which a share was copied from what it remembers."""
+    n, count = 400, 2000
+    train, y_train = torch.randn(n, 4, generator=generator), torch.randint(3, (n,), generator=generator)
+    fresh, y_fresh = torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator)
+    leaked = torch.rand(count, generator=generator) < share
+    which = torch.randint(n, (count,), generator=generator)
+    x, y = torch.where(leaked[:, None], train[which], fresh), torch.where(leaked, y_train[which], y_fresh)
+
+    right = (y_train[torch.cdist(x, train).argmin(1)] == y).double()
+    f, A = float(leaked.double().mean()), float(right[~leaked].mean())
+    assert right[leaked].all()
+    assert float(right.mean()) == pytest.approx(f + (1 - f) * A)
+    assert (float(right.mean()) - f) / (1 - f) == pytest.approx(A)
