@@ -76,6 +76,12 @@ def test_the_hash_is_of_names_shapes_and_values(network):
         assert weights_sha256(changed) != weights_sha256(other), change
 
 
+def test_the_hash_does_not_depend_on_the_order_of_layers():
+    one, two = nn.Linear(2, 3), nn.Linear(3, 2)
+    found = weights_sha256(nn.ModuleDict({"one": one, "two": two}))
+    assert weights_sha256(nn.ModuleDict([("two", two), ("one", one)])) == found
+
+
 def test_any_module_and_three_channels(generator):
     x = images(9, generator, channels=3)
     extractor = from_module(nn.Sequential(nn.Flatten(), nn.Linear(192, 7)), "linear", 7)
@@ -107,6 +113,7 @@ def test_a_bright_batch_is_no_error_but_bright_images_are(generator):
     bright = torch.rand(4, 3, 4, 4, generator=generator)
     extractor = pixels((3, 4, 4))
     assert extract(extractor, [bright, -bright]).shape == (8, 48)
+    assert extract(extractor, [-bright, bright]).shape == (8, 48)
     with pytest.raises(ValueError, match="must fill"):
         extract(extractor, [bright, bright])
 

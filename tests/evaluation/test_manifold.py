@@ -42,7 +42,7 @@ def test_brute_force_agrees(kind, generator, monkeypatch):
     else:
         real, samples = torch.randn(30, 3, generator=generator), 1.3 * torch.randn(26, 3, generator=generator)
     if kind == "far from zero":
-        real, samples = real.double() + 1e4, samples.double() + 1e4
+        real, samples = real.double() + 1e7, samples.double() + 1e7
     if kind == "copies":
         samples[:9] = real[3:12]
         samples[9:12] = samples[:3]
@@ -69,6 +69,15 @@ def test_by_hand_on_a_line():
     samples = torch.tensor([[2.5], [-3.0], [-3.5], [18.5]])  # radii 5.5, 0.5, 0.5, 16
     found = manifold(real, samples, k=1, k_density=1)
     assert found == pytest.approx((1 / 4, 1.0, 2 / 4, 2 / 4))
+
+
+def test_what_lies_on_the_edge_of_a_ball_is_in_it(generator):
+    """Beyond one of two real images by just their distance: rounding must not put it out, wherever they are."""
+    for _ in range(30):
+        x, y = torch.randn(2, 8, generator=generator, dtype=torch.float64)
+        real, samples = torch.stack([x, y]), torch.stack([2 * y - x, 50 + x])
+        assert precision_recall(samples, real, k=1).precision == 0.5
+        assert density_coverage(samples, real, k=1) == (0.5, 0.5)
 
 
 def test_what_each_of_them_sees(generator):

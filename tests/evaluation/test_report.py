@@ -19,6 +19,7 @@ from diffusion_book.evaluation import (
     moments,
     nearest,
     pixels,
+    precision_recall,
 )
 
 ORIGIN = Origin(model="noisy-digits", sampler="none", nfe=7, guidance=1.5, seed=11, notes="On paper.")
@@ -84,6 +85,19 @@ def test_all_measures_are_there_with_their_floors(report):
         assert measure.n == 400
     kernel = found["KCD-MNIST-5K"]
     assert kernel.interval[0] < kernel.value < kernel.interval[1]
+
+
+def test_pairs_are_drawn_from_all_classes(report, samples, train, extractor):
+    """The training set is sorted by digit: its first 400 images are all zeros."""
+    x = samples.clone()
+    x[:2] = train.x[[7, 3000]]
+    ours, learnt = (
+        extract(extractor, part)[torch.randperm(len(part), generator=torch.Generator().manual_seed(0))][:400]
+        for part in (x, train.x)
+    )
+    found = {m.name: m.value for m in report.measures}
+    expected = precision_recall(ours, learnt)
+    assert (found["precision (k = 3)"], found["recall (k = 3)"]) == pytest.approx(expected, abs=0.006)
 
 
 def test_the_yardsticks_rise_with_noise(report, train, test, extractor):
