@@ -43,10 +43,9 @@ def evaluate(
     how = measuring.Sampling(
         sampler, steps, guidance, count, seeds, None if bad_model is None else models.find(bad_model, where), batch_size
     )
-    report, pictures = measuring.measure(found, how, extractor)
-    report["model"] = model
-    measuring.write(report, pictures, out)
+    reports = measuring.measure(found, how, extractor, model)
+    measuring.write(reports, out)
     if weights is not None:
-        measuring.into_card(report, weights)
-    typer.echo(measuring.markdown(report))
+        measuring.into_card(reports, weights)
+    typer.echo(measuring.markdown(reports))
     typer.echo(f"report: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")

@@ -1,10 +1,8 @@
-"""What `diffusion-book evaluate` measures, and how it says it. Chapter 12."""
+"""What `diffusion-book evaluate` measures: `evaluation.evaluate` for each seed, and what the seeds say together."""
 
 import json
-import statistics
+import math
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import torch
 from torch import Tensor
 
 from diffusion_book import data, evaluation, zoo
-from diffusion_book.cli import cards, drawing, models, pictures
-from diffusion_book.evaluation import Extractor, Moments
+from diffusion_book.cli import cards, drawing, models
+from diffusion_book.evaluation import Extractor, Origin, Report
+from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.training import checkpoint
 
 
@@ -31,128 +30,116 @@ class Sampling:
     batch_size: int = 250
 
 
-def measure(model: zoo.Pretrained, how: Sampling, extractor: str) -> tuple[dict[str, Any], Tensor]:
-    """Everything for samples and, as the floor, for as many held-out real images → the report, and some samples.
-
-    Labels are drawn from those of the training images, so that classes are as frequent as there.
+def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> list[Report]:
+    """One report for each seed. Labels are drawn from those of the training images, so that classes are as frequent.
 
     Raises:
-        ValueError: the data has no held-out images; there are fewer of them than samples are asked for; or the
-            extractor does not fit the images.
+        ValueError: the data has no held-out images; or the extractor does not fit the images.
     """
-    start = time.perf_counter()
-    train, held_out = _data(model, how.count)
+    train, held_out = _data(model)
     compared = _extractor(extractor, model)
-    seen = sys.stderr.isatty()
-    features = evaluation.extract(compared, train.x, progress=seen)
-    reference = Moments.of(features, compared, train.name)
-    rest = evaluation.extract(compared, held_out.x, progress=seen)
-    ours: list[dict[str, float]] = []
-    real: list[dict[str, float]] = []
-    shown, copies = torch.empty(0), {}
+    reports = []
     for seed in range(how.seeds):
-        generator = torch.Generator().manual_seed(seed)
-        nearby = features[torch.randperm(len(features), generator=generator)[: how.count]]
-        x = _draw(model, how, train, seed, generator)
-        sampled = evaluation.extract(compared, x)
-        floor = rest[torch.randperm(len(rest), generator=generator)[: how.count]]
-        ours.append(_scores(sampled, reference, nearby, compared, generator))
-        real.append(_scores(floor, reference, nearby, compared, generator))
-        if seed == 0:
-            shown = x[:100]
-            copies = evaluation.memorisation(sampled, floor, features)._asdict()
-    report = {
-        "sampling": {
-            "sampler": how.sampler,
-            "steps": how.steps,
-            "guidance": how.guidance,
-            "autoguidance": how.bad is not None,
-            "N": how.count,
-            "seeds": how.seeds,
-        },
-        "reference": {"name": train.name, "N": len(train)},
-        "held_out": {"name": held_out.name, "N": len(held_out)},
-        "extractor": {"identity": compared.identity, "D": compared.dim, "accuracy": compared.accuracy},
-        "names": {"frechet": _name(compared, train.name), "kernel": _name(compared, train.name).replace("FCD", "KCD")},
-        "samples": _summary(ours),
-        "floor": _summary(real),
-        "memorisation": copies,
-        "weights": model.card.get("sha256") or {"step": model.card.get("step")},
-        "hardware": cards.hardware(next(model.network.parameters()).device),
-        "versions": cards.versions(),
-        "seconds": round(time.perf_counter() - start, 1),
+        y = _labels(model, train, how.count, seed)
+        numbers = range(seed * how.count, (seed + 1) * how.count)
+        x = drawing.draw(
+            model, numbers, y, how.sampler, how.steps, how.guidance, how.bad, batch_size=how.batch_size, progress=True
+        )
+        origin = Origin(name, how.sampler, _evaluations(how), how.guidance, seed, _notes(model, how))
+        labels = y if seed == 0 else None  # classifiers are trained for it, which takes minutes: once is enough
+        seen = sys.stderr.isatty()
+        reports.append(evaluation.evaluate(x, train, held_out, compared, origin, labels, progress=seen))
+    return reports
+
+
+def together(reports: list[Report]) -> dict[str, Any]:
+    """Each measure's mean and standard deviation over the seeds, beside that of real images; and what it is of."""
+    first = reports[0]
+    found: dict[str, Any] = {}
+    for i, measure in enumerate(first.measures):
+        scores = Scores.of([report.measures[i].value for report in reports])
+        found[measure.name] = {**_summary(scores), "N": measure.n, "real against real": _summary(measure.real)}
+    found["held-out images with noise"] = {f"{y.noise:g}": y.value for y in first.yardsticks}
+    found["copies"] = {kind: memory.copies for kind, memory in first.memorisation.items()}
+    if first.accuracy_score:
+        found["classification accuracy score"] = {k: _summary(v) for k, v in first.accuracy_score.items()}
+    origin = first.origin
+    found["measured by"] = {
+        "sampler": origin.sampler,
+        "evaluations": origin.nfe,
+        "guidance": origin.guidance,
+        "notes": origin.notes,
+        "seeds": len(reports),
+        "reference": first.reference["name"],
+        "held out": first.held_out["name"],
+        "extractor": f"{first.extractor['name']}, SHA-256 {first.extractor['sha256']}",
     }
-    return report, shown
+    return found
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a table, with all that its numbers depend on."""
-    how, names, extractor = report["sampling"], report["names"], report["extractor"]
-    guided = f", guidance {how['guidance']:g}" if how["guidance"] != 1 else ""
-    lines = [
-        f"## {report['model']}",
-        "",
-        f"{how['N']:,} samples by {how['sampler']} in {how['steps']} steps{guided}, {how['seeds']} seeds; "
-        f"compared with {report['reference']['N']:,} images of {report['reference']['name']}.",
-        f"The floor is as many images of {report['held_out']['name']} in the place of the samples.",
-        "",
-        "| | samples | floor (real images) |",
-        "|---|---|---|",
-    ]
-    for key, ours in report["samples"].items():
-        lines.append(f"| {names.get(key, key)} | {_said(ours)} | {_said(report['floor'][key])} |")
-    copies = report["memorisation"]
-    accuracy = extractor["accuracy"]
-    lines += [
-        "",
-        f"Nearer to a training image than a held-out one is: {copies['nearer']:.1%} of samples (50 % is right); "
-        f"copies: {copies['copies']:.2%}.",
-        "",
-        f"Features: {extractor['identity']}, D = {extractor['D']}"
-        + (f", accuracy {accuracy:.2%}." if accuracy is not None else "."),
-    ]
+def markdown(reports: list[Report]) -> str:
+    """The first seed's report, and the others' numbers below it."""
+    lines = [reports[0].to_markdown()]
+    if len(reports) > 1:
+        lines += [f"| over {len(reports)} seeds | mean ± sd |", "|---|---|"]
+        for i, measure in enumerate(reports[0].measures):
+            scores = Scores.of([report.measures[i].value for report in reports])
+            lines.append(f"| {measure.name} | {scores.mean:.4g} ± {scores.sd:.2g} |")
     return "\n".join(lines)
 
 
-def write(report: dict[str, Any], shown: Tensor, out: Path) -> None:
-    """JSON for machines, Markdown for people, and a picture of the first samples, none of them picked."""
+def write(reports: list[Report], out: Path) -> None:
+    """JSON for machines, Markdown for people, and a picture."""
+    from diffusion_book import viz
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(out, report)
-    out.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")
-    pictures.write(shown, out.with_suffix(".png"), columns=10, seeds=range(len(shown)))
+    content = {"summary": together(reports), "reports": [report.to_dict() for report in reports]}
+    checkpoint.write_whole(out, content)
+    out.with_suffix(".md").write_text(markdown(reports) + "\n", encoding="utf-8")
+    viz.use_style()
+    viz.show_report(reports[0]).savefig(out.with_suffix(".png"))
 
 
-def into_card(report: dict[str, Any], weights: Path) -> None:
+def into_card(reports: list[Report], weights: Path) -> None:
     """Put what was measured into the card beside the weights, under the names that the numbers have."""
     card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    metrics: dict[str, Any] = {"training_loss": card.get("metrics", {}).get("training_loss")}
-    for key, ours in report["samples"].items():
-        metrics[report["names"].get(key, key)] = {**ours, "floor": report["floor"][key]}
-    metrics["nearer than held-out"] = report["memorisation"]["nearer"]
-    metrics["measured by"] = {
-        **report["sampling"],
-        "reference": report["reference"]["name"],
-        "held out": report["held_out"]["name"],
-        "extractor": report["extractor"]["identity"],
-    }
-    card["metrics"] = {name: value for name, value in metrics.items() if value is not None}
+    kept = {key: value for key, value in card.get("metrics", {}).items() if key in ("training_loss", "accuracy")}
+    card["metrics"] = {**kept, **together(reports)}
     cards.write_card(weights, card)
 
 
-def _data(model: zoo.Pretrained, count: int) -> tuple[data.Images, data.Images]:
+def _summary(scores: Scores) -> dict[str, Any]:
+    return {"mean": scores.mean, "sd": None if math.isnan(scores.sd) else scores.sd, "each": list(scores.each)}
+
+
+def _evaluations(how: Sampling) -> int:
+    """Of the network, for one picture; a guided one asks it twice."""
+    orders = {"heun": 2 * how.steps - 1}
+    return orders.get(how.sampler, how.steps) * (1 if how.guidance == 1 else 2)
+
+
+def _notes(model: zoo.Pretrained, how: Sampling) -> str:
+    found = cards.hardware(next(model.network.parameters()).device)
+    where = found.get("gpu") or f"{found['cpu']}, {found['threads']} threads"
+    guided = " Guided away from a worse model." if how.bad is not None else ""
+    return f"{how.steps} steps on {where}.{guided}"
+
+
+def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) -> Tensor | None:
+    if not models.classes_of(model) or train.y is None:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return train.y[torch.randint(len(train), (count,), generator=generator)]
+
+
+def _data(model: zoo.Pretrained) -> tuple[data.Images, data.Images]:
     name = model.card.get("recipe", {}).get("data")
     if name not in data.DATASETS:
         raise ValueError(
             f"the model was trained on {name or 'data that its file does not name'}, of which there are no held-out "
             f"images and so no floor to compare with; evaluate one of {', '.join(data.DATASETS)}"
         )
-    train, held_out = data.load(name), data.load(name, "test")
-    if count > len(held_out):
-        raise ValueError(
-            f"the floor needs as many real images as there are samples, and {held_out.name} has {len(held_out)}; "
-            f"take --count {len(held_out)} or less"
-        )
-    return train, held_out
+    return data.load(name), data.load(name, "test")
 
 
 def _extractor(name: str, model: zoo.Pretrained) -> Extractor:
@@ -170,44 +157,3 @@ def _extractor(name: str, model: zoo.Pretrained) -> Extractor:
             "train a classifier on the same data (--set network={kind='classifier'}), or give --extractor pixels"
         )
     return evaluation.from_classifier(network, name, found.card.get("metrics", {}).get("accuracy"))
-
-
-def _draw(model: zoo.Pretrained, how: Sampling, train: data.Images, seed: int, generator: torch.Generator) -> Tensor:
-    y = None
-    if models.classes_of(model) and train.y is not None:
-        y = train.y[torch.randint(len(train), (how.count,), generator=generator)]
-    numbers = range(seed * how.count, (seed + 1) * how.count)
-    return drawing.draw(
-        model, numbers, y, how.sampler, how.steps, how.guidance, how.bad, batch_size=how.batch_size, progress=True
-    )
-
-
-def _scores(
-    features: Tensor, reference: Moments, real: Tensor, extractor: Extractor, generator: torch.Generator
-) -> dict[str, float]:
-    return {
-        "frechet": evaluation.frechet_distance(Moments.of(features, extractor, "the images"), reference),
-        "kernel": evaluation.kid(features, real, generator).value,
-        **evaluation.precision_recall(features, real)._asdict(),
-        **evaluation.density_coverage(features, real)._asdict(),
-    }
-
-
-def _summary(each: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    return {key: dict(_statistics([scores[key] for scores in each])) for key in each[0]}
-
-
-def _statistics(values: list[float]) -> Iterator[tuple[str, Any]]:
-    yield "mean", statistics.fmean(values)
-    yield "sd", statistics.stdev(values) if len(values) > 1 else None
-    yield "each", values
-
-
-def _said(values: dict[str, Any]) -> str:
-    spread = f" ± {values['sd']:.2g}" if values["sd"] is not None else ""
-    return f"{values['mean']:.4g}{spread}"
-
-
-def _name(extractor: Extractor, reference: str) -> str:
-    """FCD-MNIST and its like: of a classifier's features, and never FID."""
-    return f"FCD-{reference.partition('/')[0].upper()}" if extractor.kind == "classifier" else f"FCD ({extractor.name})"
