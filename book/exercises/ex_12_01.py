@@ -4,7 +4,7 @@ import math
 
 
 def largest_share(n: int, m: int, level: float = 0.05) -> float:
-    """Return the p at which m or fewer bad pictures of n have this chance."""
+    """The p at which m or fewer bad pictures of n have this chance."""
     # solution
     if m == n:
         return 1.0

@@ -4,7 +4,7 @@ import math
 
 
 def smallest_k(n: int, m: int, wish: float) -> int:
-    """Return the least k for which a perfect model covers a share `wish`."""
+    """The least k with which a perfect model covers this share."""
     # solution
     missed, k = 1.0, 0
     while 1 - missed < wish:
