@@ -1,4 +1,4 @@
-"""A network from its description: names and numbers, as a configuration file or a weights file keeps them."""
+"""A network from its description, as a configuration or a file of weights keeps it (chapter 11)."""
 
 import dataclasses
 import difflib
