@@ -209,7 +209,13 @@ def test_a_run_that_is_stopped_says_how_to_go_on(run, tmp_path):
     """Ctrl-C, from a shell, after the first checkpoint."""
     words = [*TINY, "--set", "checkpoint_every=1", "--set", "preview_every=0", "--steps", 100_000, "-o", "run"]
     command = [sys.executable, "-m", "diffusion_book.cli", "train", *map(str, words)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def listen() -> None:
+        """A shell's background jobs ignore Ctrl-C, and their children with them, unless told otherwise."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=listen, **pipes) as process:
         while process.poll() is None and not checkpoint.latest(tmp_path / "run" / "checkpoints"):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
