@@ -20,7 +20,9 @@ def check(round_at_random):
     generator = torch.Generator().manual_seed(0)
     exact = torch.tensor([1.0, -0.5, 0.0, 3.25])
     rounded = round_at_random(exact, generator)
-    assert rounded.dtype == torch.bfloat16, f"bfloat16 is wanted, not {rounded.dtype}"
+    assert rounded.dtype == torch.bfloat16, (
+        f"bfloat16 is wanted, not {rounded.dtype}"
+    )
     assert torch.equal(rounded.float(), exact), (
         "what bfloat16 knows exactly must stay as it is"
     )
@@ -31,7 +33,10 @@ def check(round_at_random):
         gap = rounded.max() - rounded.min()
         nearest = float(x[0].bfloat16())
         near = (rounded - nearest).abs().max() <= 1.01 * 2**-7 * abs(value)
-        assert near and gap > 0, f"{value}: only the two neighbours, and both"
+        assert near, f"{value}: only its two neighbours may come out"
+        assert gap > 0, f"{value}: both neighbours must come out"
         error = 4.5 * float(rounded.std()) / count**0.5
         mean = float(rounded.mean())
-        assert abs(mean - float(x[0])) < error, f"the mean of {value} came out as {mean}"
+        assert abs(mean - float(x[0])) < error, (
+            f"the mean of {value} came out as {mean}"
+        )

@@ -16,10 +16,12 @@ def check(spread_times):
     generator = torch.Generator().manual_seed(0)
     T, B = 1000, 50
     times = torch.stack([spread_times(T, B, generator) for _ in range(2000)])
-    assert times.shape == (2000, B), f"expected [B] times, got {tuple(times.shape[1:])}"
+    assert times.shape == (2000, B), (
+        f"expected [B] times, got {tuple(times.shape[1:])}"
+    )
     low, high = int(times.min()), int(times.max())
-    assert 1 <= low and high <= T, f"times lie in 1 … {T}, not {low} … {high}"
-    assert low == 1 and high == T, "both ends of time must be possible"
+    ends = (low, high) == (1, T)
+    assert ends, f"times lie in 1 … {T} with both ends, not in {low} … {high}"
     part = (times - 1) * B // T
     once = torch.equal(part.sort(1).values, torch.arange(B).expand(2000, B))
     assert once, "each of the B parts must get exactly one time"
@@ -30,4 +32,6 @@ def check(spread_times):
     uneven = torch.stack([spread_times(10, 4, generator) for _ in range(2000)])
     counts = torch.bincount(uneven.flatten(), minlength=11)[1:].double()
     error = 4.5 * (800 * 0.9) ** 0.5
-    assert ((counts - 800).abs() < error).all(), "uniform also where B is no divisor of T"
+    assert ((counts - 800).abs() < error).all(), (
+        "uniform also where B is no divisor of T"
+    )

@@ -20,10 +20,14 @@ def check(factors):
         g = torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
         parts = [part.sum(0) / max(1, len(part)) for part in g.split(sizes)]
         f = factors(sizes)
-        assert len(f) == len(sizes), f"one factor for each of {len(sizes)} processes"
+        assert len(f) == len(sizes), (
+            f"one factor for each of {len(sizes)} processes"
+        )
         average = sum(f[k] * part for k, part in enumerate(parts)) / len(sizes)
         same = torch.allclose(average, g.mean(0))
-        assert same, f"parts of {sizes}: the average is not the whole batch's gradient"
+        assert same, (
+            f"parts of {sizes}: the average is not the whole batch's gradient"
+        )
     assert torch.allclose(factors([4, 4]), torch.ones(2).double()), (
         "equal parts need no factor"
     )
