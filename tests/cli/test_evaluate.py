@@ -78,6 +78,36 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     assert card["metrics"]["FCD-MNIST-5K"]["N"] == 60
 
 
+@pytest.mark.parametrize(
+    ("options", "evaluations"),
+    [(["--sampler", "heun"], 5), (["--guidance", 2], 6), (["--guidance", 2, "--interval", 0, 0.5], 4)],
+)
+def test_evaluations_are_counted(run, words, folder, tmp_path, options, evaluations):
+    """Three steps: a guided one asks twice, and so does Heun's but for the last. The grid's σ fall below 0.5 once."""
+    torch.manual_seed(0)
+    config = nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10)
+    sha256 = zoo.save(tmp_path / "with.safetensors", nn.UNet(config), "cosine", 60, "v")
+    card = json.loads((folder / "unet.json").read_text())
+    (tmp_path / "with.json").write_text(json.dumps({**card, "sha256": sha256}))
+    words[2] = "with.safetensors"
+    run(*words, "--seeds", 1, "--no-accuracy", *options)
+    summary = json.loads((tmp_path / "report.json").read_text())["summary"]
+    assert summary["measured by"]["evaluations"] == evaluations
+
+
+def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        run(*words, "--seeds", 1, "--precision", precision)
+        found[precision] = json.loads((tmp_path / "report.json").read_text())["summary"]
+    assert "in float32 on" in found["fp32"]["measured by"]["notes"]
+    assert "in bfloat16 on" in found["bf16"]["measured by"]["notes"]
+    exact, rounded = (found[precision]["FCD-MNIST-5K"]["mean"] for precision in ("fp32", "bf16"))
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp16", fails=True).stderr
+
+
 def test_a_mistake_is_one_line(run, words, folder, tmp_path):
     assert "must end in .json" in run(*words, "-o", "report.md", fails=True).stderr
     unet = folder / "unet.safetensors"

@@ -89,18 +89,29 @@ def test_guidance_is_that_of_the_library(run, digits, folder, tmp_path):
     run(*words, "-o", "plain.npz")
     run(*words, "--guidance", 2, "-o", "guided.npz")
     run(*words, "--guidance", 2, "--bad-model", worse, "-o", "auto.npz")
+    run(*words, "--guidance", 2, "--interval", 0.5, 2, "-o", "between.npz")
     good, bad, y = zoo.load_file(digits), zoo.load_file(worse), torch.tensor([3, 3])
 
     def auto(xt, t):
         x, z = good.denoiser(y, x0_max=None)(xt, t), bad.denoiser(y, x0_max=None)(xt, t)
         return (z + 2 * (x - z)).clamp(-1, 1)
 
-    for name, denoiser in {"plain": good.denoiser(y), "guided": good.denoiser(y, 2.0), "auto": auto}.items():
+    inside = []
+
+    def between(xt, t):
+        a, b = good.schedule.a(t), good.schedule.b(t)
+        inside.append(0.5 < float((b / a)[0]) <= 2)
+        return good.denoiser(y, 2.0 if inside[-1] else 1.0)(xt, t)
+
+    denoisers = {"plain": good.denoiser(y), "guided": good.denoiser(y, 2.0), "auto": auto, "between": between}
+    for name, denoiser in denoisers.items():
         seeds = [torch.Generator().manual_seed(i) for i in range(2)]
         x_T = samplers.start_noise((2, 1, 28, 28), seeds)
         x0 = samplers.dpm_solver(denoiser, good.schedule, x_T, samplers.log_snr_times(good.schedule, 3))
         expected = ((x0[:, 0].double() + 1) * 127.5).clamp(0, 255).numpy()
         assert np.abs(bytes_of(tmp_path / f"{name}.npz")[..., 0] - expected).max() < 0.51, name
+    assert set(inside) == {True, False}
+    assert "an interval is of guidance" in run(*words, "--interval", 0.5, 2, fails=True).stderr
 
 
 def test_the_forms_of_output_hold_the_same_pictures(run, digits, tmp_path):

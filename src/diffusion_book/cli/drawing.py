@@ -1,6 +1,8 @@
 """Pictures from a model: the same seed is the same picture, whatever is drawn beside it."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from diffusion_book.cli.models import classes_of, image_shape
 from diffusion_book.denoise import Denoiser
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
+from diffusion_book.training.loop import Precision, autocast
 
 Sampler = tuple[Callable[..., Tensor], Callable[[Schedule, int], Times], bool]
 
@@ -27,23 +30,45 @@ SAMPLERS: dict[str, Sampler] = {
 """Each with the grid of times that suits it, and whether it draws noise on the way."""
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """How far a model is pushed, away from what, and where.
+
+    Attributes:
+        w: 1 is none. bad: push away from this worse model rather than from "no label".
+        sigma_low, sigma_high: guide only where σ_low < σ ≤ σ_high; see `guidance.interval`.
+    """
+
+    w: float = 1.0
+    bad: zoo.Pretrained | None = None
+    sigma_low: float = 0.0
+    sigma_high: float = math.inf
+
+    @property
+    def everywhere(self) -> bool:
+        return self.sigma_low == 0 and self.sigma_high == math.inf
+
+
+NONE = Guidance()
+
+
 def draw(
     model: zoo.Pretrained,
     seeds: Sequence[int],
     y: Tensor | None = None,
     sampler: str = "dpm_solver",
     steps: int = 18,
-    w: float = 1.0,
-    bad: zoo.Pretrained | None = None,
+    guided: Guidance = NONE,
     size: int | None = None,
     batch_size: int = 64,
+    precision: Precision = "fp32",
     progress: bool = False,
 ) -> Tensor:
     """Sample one picture for each seed → [N, C, H, W] on the CPU, in [−1, 1].
 
     Args:
-        y: [N] labels. w: guidance, away from "no label" or, where it is given, from the bad model.
-        size: see `models.image_shape`. progress: show a bar, where someone looks.
+        y: [N] labels. size: see `models.image_shape`. progress: show a bar, where someone looks.
+        precision: of the network. In bfloat16 a picture depends a little on those that are drawn beside it.
 
     Raises:
         ValueError: an unknown sampler; or what the model does not know, such as a label.
@@ -53,7 +78,7 @@ def draw(
         raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     sample, grid, draws_noise = SAMPLERS[name]
     check_labels(model, y)
-    denoiser_of(model, y, w, bad)  # complains, where there is reason to
+    denoiser_of(model, y, guided)  # complains, where there is reason to
     assert model.schedule is not None
     times = grid(model.schedule, steps)
     shape = image_shape(model, size)
@@ -65,22 +90,31 @@ def draw(
             labels = None if y is None else y[start : start + batch_size].to(device)
             options: dict[str, Any] = {"generator": generators} if draws_noise else {}
             x_T = samplers.start_noise((len(generators), *shape), generators, device=device, schedule=model.schedule)
-            denoiser = denoiser_of(model, labels, w, bad)
-            x0 = sample(denoiser, model.schedule, x_T, times, callback=lambda _: bar.update(), **options)
+            denoiser = denoiser_of(model, labels, guided)
+            with autocast(precision, device):
+                x0 = sample(denoiser, model.schedule, x_T, times, callback=lambda _: bar.update(), **options)
             pictures.append(x0.clamp(-1, 1).cpu())
     return torch.cat(pictures)
 
 
-def denoiser_of(model: zoo.Pretrained, y: Tensor | None, w: float, bad: zoo.Pretrained | None) -> Denoiser:
+def denoiser_of(model: zoo.Pretrained, y: Tensor | None, guided: Guidance) -> Denoiser:
     """The model's denoiser, guided by its own "no label" or by a worse model."""
-    if bad is None:
-        return model.denoiser(y, w)
-    if model.schedule is None or bad.schedule is None or repr(model.schedule) != repr(bad.schedule):
-        raise ValueError(f"both models must denoise on one schedule, got {model.schedule!r} and {bad.schedule!r}")
+    w, bad = guided.w, guided.bad
+    denoiser = model.denoiser(y, w) if bad is None else _away_from(bad, model, y, w)
+    if guided.everywhere:
+        return denoiser
+    if w == 1:
+        raise ValueError("an interval is of guidance; give --guidance above 1, such as 2")
+    assert model.schedule is not None
+    return guidance.interval(denoiser, model.denoiser(y), model.schedule, guided.sigma_low, guided.sigma_high)
+
+
+def _away_from(bad: zoo.Pretrained, good: zoo.Pretrained, y: Tensor | None, w: float) -> Denoiser:
+    if good.schedule is None or bad.schedule is None or repr(good.schedule) != repr(bad.schedule):
+        raise ValueError(f"both models must denoise on one schedule, got {good.schedule!r} and {bad.schedule!r}")
     if w == 1:
         raise ValueError("a guidance of 1 does not ask the bad model; give --guidance above 1, such as 2")
-    guided = guidance.autoguidance(model.denoiser(y, x0_max=None), bad.denoiser(y, x0_max=None), w)
-    return guidance.threshold(guided, 1.0)
+    return guidance.threshold(guidance.autoguidance(good.denoiser(y, x0_max=None), bad.denoiser(y, x0_max=None), w))
 
 
 def check_labels(model: zoo.Pretrained, y: Tensor | None) -> None:

@@ -1,5 +1,6 @@
 """`diffusion-book evaluate`: how far a model's pictures are from the data, beside how far real pictures are."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,18 @@ def evaluate(
     ] = "dpm_solver",
     guidance: Annotated[float, typer.Option(help="As in sample; 1 is none.")] = 1.0,
     bad_model: Annotated[str | None, typer.Option(help="Guide away from this worse model.")] = None,
+    interval: Annotated[
+        tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
+    ] = (0.0, math.inf),
+    precision: Annotated[
+        str, typer.Option(help="Of the network: fp32, bf16, or auto, which suits the device.")
+    ] = "auto",
     extractor: Annotated[
         str, typer.Option(help="A classifier whose features are compared, as for --model; or pixels.")
     ] = "mnist-classifier",
+    accuracy: Annotated[
+        bool, typer.Option(help="Train classifiers on the first seed's pictures and on real ones, which takes minutes.")
+    ] = True,
     card: Annotated[
         bool, typer.Option("--card", help="Write the numbers into the card of the model's weights.")
     ] = False,
@@ -34,14 +44,16 @@ def evaluate(
     if out.suffix != ".json":
         raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
 
-    from diffusion_book.cli import measuring, models
+    from diffusion_book.cli import drawing, measuring, models
     from diffusion_book.cli.devices import pick_device
 
     where = pick_device(device)
     found = models.find(model, where)
     weights = models.weights_with_card(model) if card else None
+    bad = None if bad_model is None else models.find(bad_model, where)
+    guided = drawing.Guidance(guidance, bad, *interval)
     how = measuring.Sampling(
-        sampler, steps, guidance, count, seeds, None if bad_model is None else models.find(bad_model, where), batch_size
+        sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
     )
     reports = measuring.measure(found, how, extractor, model)
     measuring.write(reports, out)

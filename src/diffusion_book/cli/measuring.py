@@ -3,9 +3,11 @@
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,19 +17,21 @@ from diffusion_book.cli import cards, drawing, models
 from diffusion_book.evaluation import Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.training import checkpoint
+from diffusion_book.training.loop import Precision, fast_bf16
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn: `count` for each of `seeds`; see `drawing.draw`."""
+    """How pictures are drawn: `count` for each of `seeds`, see `drawing.draw`; and whether classifiers learn of them."""
 
     sampler: str
     steps: int
-    guidance: float
+    guided: drawing.Guidance
     count: int
     seeds: int
-    bad: zoo.Pretrained | None = None
+    precision: Precision = "auto"
     batch_size: int = 250
+    accuracy: bool = True
 
 
 def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> list[Report]:
@@ -42,11 +46,12 @@ def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> 
     for seed in range(how.seeds):
         y = _labels(model, train, how.count, seed)
         numbers = range(seed * how.count, (seed + 1) * how.count)
-        x = drawing.draw(
-            model, numbers, y, how.sampler, how.steps, how.guidance, how.bad, batch_size=how.batch_size, progress=True
-        )
-        origin = Origin(name, how.sampler, _evaluations(how), how.guidance, seed, _notes(model, how))
-        labels = y if seed == 0 else None  # classifiers are trained for it, which takes minutes: once is enough
+        options: Any = {"batch_size": how.batch_size, "precision": how.precision, "progress": True}
+        with _counting(model, how.guided.bad) as rows:
+            x = drawing.draw(model, numbers, y, how.sampler, how.steps, how.guided, **options)
+        origin = Origin(name, how.sampler, round(sum(rows) / how.count), how.guided.w, seed, _notes(model, how))
+        # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
+        labels = y if how.accuracy and seed == 0 else None
         seen = sys.stderr.isatty()
         reports.append(evaluation.evaluate(x, train, held_out, compared, origin, labels, progress=seen))
     return reports
@@ -112,17 +117,45 @@ def _summary(scores: Scores) -> dict[str, Any]:
     return {"mean": scores.mean, "sd": None if math.isnan(scores.sd) else scores.sd, "each": list(scores.each)}
 
 
-def _evaluations(how: Sampling) -> int:
-    """Of the network, for one picture; a guided one asks it twice."""
-    orders = {"heun": 2 * how.steps - 1}
-    return orders.get(how.sampler, how.steps) * (1 if how.guidance == 1 else 2)
+@contextmanager
+def _counting(*models: zoo.Pretrained | None) -> Iterator[list[int]]:
+    """The numbers of pictures that networks are asked about, call by call: samplers differ in how often they ask."""
+    rows: list[int] = []
+    hooks = [
+        model.network.register_forward_hook(lambda network, inputs, output: rows.append(len(output)))
+        for model in models
+        if model is not None
+    ]
+    try:
+        yield rows
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def precision_of(word: str) -> Precision:
+    """The word itself, if it is one of a precision.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if word not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {word!r}")
+    found: Precision = word  # type: ignore[assignment]
+    return found
 
 
 def _notes(model: zoo.Pretrained, how: Sampling) -> str:
-    found = cards.hardware(next(model.network.parameters()).device)
+    device = next(model.network.parameters()).device
+    found = cards.hardware(device)
     where = found.get("gpu") or f"{found['cpu']}, {found['threads']} threads"
-    guided = " Guided away from a worse model." if how.bad is not None else ""
-    return f"{how.steps} steps on {where}.{guided}"
+    bf16 = how.precision == "bf16" or (how.precision == "auto" and fast_bf16(device))
+    notes = [f"{how.steps} steps in {'bfloat16' if bf16 else 'float32'} on {where}."]
+    if how.guided.bad is not None:
+        notes.append("Guided away from a worse model.")
+    if not how.guided.everywhere:
+        notes.append(f"Guided where {how.guided.sigma_low:g} < σ ≤ {how.guided.sigma_high:g}.")
+    return " ".join(notes)
 
 
 def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) -> Tensor | None:

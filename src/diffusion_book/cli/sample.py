@@ -1,5 +1,6 @@
 """`diffusion-book sample`: pictures from a model."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ def sample(
     bad_model: Annotated[
         str | None, typer.Option(help="Guide away from this worse model, such as mnist-unet-early.")
     ] = None,
+    interval: Annotated[
+        tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
+    ] = (0.0, math.inf),
     seed: Annotated[int, typer.Option(help="Of the first picture; the next has the next seed.")] = 0,
     columns: Annotated[int | None, typer.Option(min=1, help="Of the grid.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels, for a file that does not say.")] = None,
@@ -58,7 +62,8 @@ def sample(
     bad = None if bad_model is None else models.find(bad_model, where)
     seeds = range(seed, seed + count)
     y = torch.tensor([wanted[i % len(wanted)] for i in range(count)]) if wanted else None
-    x = drawing.draw(found, seeds, y, sampler, steps, guidance, bad, size, batch_size, progress=True)
+    guided = drawing.Guidance(guidance, bad, *interval)
+    x = drawing.draw(found, seeds, y, sampler, steps, guided, size, batch_size, progress=True)
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
     pictures.write(x, out, columns, seeds, y)
