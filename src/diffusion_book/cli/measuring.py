@@ -22,7 +22,7 @@ from diffusion_book.training.loop import Precision, fast_bf16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn: `count` for each of `seeds`, see `drawing.draw`; and whether classifiers learn of them."""
+    """How pictures are drawn, `count` for each of `seeds`; see `drawing.draw`; whether classifiers learn of them."""
 
     sampler: str
     steps: int
