@@ -3,8 +3,8 @@
     DIFFUSION_BOOK_DATA=… python benchmarks/quality.py --samples 500 --processes 2
 
 Every row draws the same digits of the same noise, without guidance. The Fréchet distance is in the features of
-`mnist-classifier`, to the whole training set. The numbers go into the model's card, from which the page takes them, and into
-`results/quality.md`. A process computes on one thread.
+`mnist-classifier`, to the whole training set. The numbers go into the model's card, where the page finds
+them, and into `results/quality.md`. A process computes on one thread.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SLOW = ("DDPM", "DDIM")  # the others have arrived long before a thousand
 
 
 def digits(name: str, evaluations: int, count: int) -> Tensor:
-    """[count, 1, 28, 28], each class alike, picture i from seed i. Heun's asks an odd number of times: one less of ten."""
+    """[count, 1, 28, 28], each class alike, picture i from seed i. Of ten evaluations Heun's method uses nine."""
     torch.set_num_threads(1)
     model = zoo.load(MODEL)
     assert model.schedule is not None
