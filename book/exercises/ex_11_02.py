@@ -30,11 +30,12 @@ def check(round_at_random):
     for value in (1.001, -1.001, 0.0371, 1.9999, -7e-5):
         x = torch.full((count,), value)
         rounded = round_at_random(x, generator).double()
-        gap = rounded.max() - rounded.min()
-        nearest = float(x[0].bfloat16())
-        near = (rounded - nearest).abs().max() <= 1.01 * 2**-7 * abs(value)
-        assert near, f"{value}: only its two neighbours may come out"
-        assert gap > 0, f"{value}: both neighbours must come out"
+        values = rounded.unique()
+        assert len(values) == 2, f"{value}: both neighbours must come out"
+        low, high = values.bfloat16()
+        upward = torch.tensor(float("inf"), dtype=torch.bfloat16)
+        between = low < x[0] < high and torch.nextafter(low, upward) == high
+        assert between, f"{value}: only its two neighbours may come out"
         error = 4.5 * float(rounded.std()) / count**0.5
         mean = float(rounded.mean())
         assert abs(mean - float(x[0])) < error, (
