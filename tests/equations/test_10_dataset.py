@@ -89,6 +89,37 @@ def test_scale_weighs_the_error_of_v(c, t, generator):
     torch.testing.assert_close((v - v_hat).pow(2).sum(1), weighted, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.equation("eq-dataset-cancel")
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+def test_under_the_cosine_the_weight_of_a_scale_is_undone_by_how_often_a_level_is_met(c):
+    """The mean of a weighted error over uniform times, by quadrature, is c times one integral that knows no c."""
+    u = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
+    angle = u * math.pi / 2
+    of_the_picture = 2 * torch.log(c / torch.tan(angle))
+
+    def error(log_snr):  # any error that falls off on both sides
+        return torch.exp(-((log_snr - 0.3) ** 2)) * (1 + torch.sigmoid(log_snr))
+
+    measured = ((c**2 + torch.exp(of_the_picture)) * error(of_the_picture)).mean()
+    log_snr = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    formula = torch.trapezoid(c / math.pi * torch.exp(log_snr / 2) * error(log_snr), log_snr)
+    assert float(measured) == pytest.approx(float(formula), rel=1e-6)
+    density = torch.histc(of_the_picture.clamp(-3, 3), 2, -1.0, 1.0) / 400_000  # of the first factor alone
+    wanted = [
+        torch.trapezoid(c * torch.exp(x / 2) / (c**2 + torch.exp(x)) / math.pi, x)
+        for x in (torch.linspace(-1, 0, 2001, dtype=torch.float64), torch.linspace(0, 1, 2001, dtype=torch.float64))
+    ]
+    torch.testing.assert_close(density, torch.stack(wanted), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_an_odd_factor_reads_one_pixel(k):
+    x = torch.zeros(1, 1, 7 * k, 7 * k, dtype=torch.float64, requires_grad=True)
+    F.interpolate(x, size=(7, 7), mode="bilinear")[0, 0, 3, 3].backward()
+    assert x.grad is not None
+    assert float(x.grad.pow(2).sum()) == pytest.approx(1, rel=1e-12)
+
+
 @pytest.mark.equation("eq-dataset-prior")
 @pytest.mark.parametrize(("c", "d"), [(1.0, 0.0), (0.5, 0.5), (127.5, 127.5)])
 def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
