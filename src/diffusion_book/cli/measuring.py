@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book import data, evaluation, zoo
-from diffusion_book.cli import cards, drawing, models
+from diffusion_book.cli import cards, drawing, models, reading
 from diffusion_book.evaluation import Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.training import checkpoint
@@ -148,7 +148,7 @@ def precision_of(word: str) -> Precision:
 def _notes(model: zoo.Pretrained, how: Sampling) -> str:
     device = next(model.network.parameters()).device
     found = cards.hardware(device)
-    where = found.get("gpu") or f"{found['cpu']}, {found['threads']} threads"
+    where = found.get("gpu") or f"{found['cpu']}, {reading.threads(found['threads'])}"
     bf16 = how.precision == "bf16" or (how.precision == "auto" and fast_bf16(device))
     notes = [f"{how.steps} steps in {'bfloat16' if bf16 else 'float32'} on {where}."]
     if how.guided.bad is not None:

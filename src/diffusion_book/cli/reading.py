@@ -23,7 +23,7 @@ def card(card: Mapping[str, Any], weights: Path) -> Iterator[str]:
         "network": f"{recipe['network']['kind']}{f' ({network})' if network else ''}, {_megabytes(weights)}",
         "learned": _task(recipe),
         "trained on": f"{recipe['data']}, {seen:,} images in {card['step']:,} steps, seed {card['seed']}",
-        "took": f"{duration(card['wall_time'])} on {made.get('gpu') or made['cpu']}, {_threads(made['threads'])}",
+        "took": f"{duration(card['wall_time'])} on {made.get('gpu') or made['cpu']}, {threads(made['threads'])}",
         "made by": card["command"],
         "versions": ", ".join(f"{name} {value}" for name, value in card["versions"].items()),
         "SHA-256": card["sha256"],
@@ -62,5 +62,6 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.2f} MB"
 
 
-def _threads(count: int) -> str:
+def threads(count: int) -> str:
+    """The number in words."""
     return "1 thread" if count == 1 else f"{count} threads"
