@@ -39,6 +39,7 @@ class Contestant:
     schedule: Schedule
     config: RunConfig
     side: int = 32
+    betas: tuple[float, float] = (0.9, 0.999)  # PyTorch's own
 
 
 class Unlabelled(nn.Module):
@@ -87,10 +88,16 @@ def contestants() -> list[Contestant]:
     plain = replace(strong, warmup=0, decay="none", weight_decay=0.0, precision="fp32")
     ddpm = replace(plain, batch_size=16, learning_rate=1e-4, ema_decay=0.995)
     return [
-        Contestant("diffusion_book, mnist-unet", ours, schedules.cosine(), config, side=28),
+        Contestant("diffusion_book, mnist-unet", ours, schedules.cosine(), config, side=28, betas=(0.9, 0.99)),
         Contestant("diffusers, strong recipe", diffusers, schedules.cosine(), strong),
         Contestant("diffusers, tutorial recipe", diffusers, schedules.linear(), tutorial),
-        Contestant("denoising-diffusion-pytorch, defaults", denoising_diffusion_pytorch, schedules.sigmoid(), ddpm),
+        Contestant(
+            "denoising-diffusion-pytorch, defaults",
+            denoising_diffusion_pytorch,
+            schedules.sigmoid(),
+            ddpm,
+            betas=(0.9, 0.99),
+        ),
     ]
 
 
@@ -100,7 +107,7 @@ def train(contestant: Contestant, images: data.Images, seconds: float) -> tuple[
     network = contestant.network()
     speed = _steps_per_second(contestant, images)
     config = replace(contestant.config, steps=max(1, int(seconds * speed)))
-    optimiser = _optimiser(network, config)
+    optimiser = _optimiser(network, contestant)
     ema = EMA(network, config.ema_decay)
     generator = torch.Generator().manual_seed(0)
     network.train()
@@ -118,9 +125,9 @@ def train(contestant: Contestant, images: data.Images, seconds: float) -> tuple[
     return ema.network, step * config.batch_size
 
 
-def _optimiser(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    decay = config.weight_decay
-    return torch.optim.AdamW(network.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=decay, fused=True)
+def _optimiser(network: nn.Module, contestant: Contestant) -> torch.optim.Optimizer:
+    rate, decay = contestant.config.learning_rate, contestant.config.weight_decay
+    return torch.optim.AdamW(network.parameters(), rate, contestant.betas, weight_decay=decay, fused=True)
 
 
 def _step(
@@ -150,7 +157,7 @@ def _step(
 def _steps_per_second(contestant: Contestant, images: data.Images, steps: int = 12) -> float:
     """From a network that is thrown away; the first steps, which are slow, do not count."""
     network = contestant.network()
-    optimiser, generator = _optimiser(network, contestant.config), torch.Generator().manual_seed(0)
+    optimiser, generator = _optimiser(network, contestant), torch.Generator().manual_seed(0)
     for step in range(steps):
         if step == 2:
             start = time.perf_counter()
