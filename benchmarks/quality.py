@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from diffusion_book import data, evaluation, process, samplers, zoo
 from diffusion_book.cli.cards import hardware, write_card
 from diffusion_book.samplers import karras_times, log_snr_times, uniform_times
+from diffusion_book.schedules import Schedule
 from diffusion_book.training.loop import autocast
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,12 +46,15 @@ SLOW = ("DDPM",)  # the others have arrived long before
 
 
 def digits(name: str, evaluations: int, count: int) -> Tensor:
-    """[count, 1, 28, 28], each class alike, picture i from seed i. Of ten evaluations Heun's method uses nine."""
+    """[count, 1, 28, 28], each class alike, picture i from seed i."""
     torch.set_num_threads(1)
     model = zoo.load(MODEL)
     assert model.schedule is not None
     sample, grid, draws_noise = SAMPLERS[name]
-    times = grid(model.schedule, (evaluations + 1) // 2 if name == "Heun" else evaluations)
+    times = grid(model.schedule, evaluations)
+    if name == "Heun":  # as many steps as may be had for so many evaluations, one or two a step
+        grids = [grid(model.schedule, steps) for steps in range(1, evaluations + 1)]
+        times = max((g for g in grids if cost(model.schedule, g) <= evaluations), key=len)
     parts = []
     for start in range(0, count, 100):
         generators = process.seeded(range(start, min(start + 100, count)))
@@ -63,13 +68,28 @@ def digits(name: str, evaluations: int, count: int) -> Tensor:
     return torch.cat(parts)
 
 
+def cost(schedule: Schedule, times: Any, max_fall: float = 3.0) -> int:
+    """The evaluations of Heun's method: two a step, one for the last and where σ falls more than `max_fall`-fold."""
+    sigmas = [float(schedule.sigma(t)) for t in times[:-1]]
+    return len(sigmas) + sum(sigma <= max_fall * after for sigma, after in pairwise(sigmas))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few digits and evaluations; writes nothing")
+    parser.add_argument("--only", choices=SAMPLERS, help="measure one sampler again; the card keeps the other rows")
     arguments = parser.parse_args()
     few, many, count = ([5, 10], [15], 60) if arguments.quick else (FEW, MANY, arguments.samples)
+    weights = zoo.WEIGHTS / f"{MODEL}.safetensors"
+    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    found: dict[str, dict[int, float]] = {name: {} for name in SAMPLERS}
+    if arguments.only:
+        kept = card["quality by evaluations"]
+        if kept["N"] != count:
+            parser.error(f"the card's rows are of {kept['N']} samples; measure with as many, got {count}")
+        found |= {name: {int(n): x for n, x in row.items()} for name, row in kept["FCD-MNIST"].items()}
 
     train, test = data.load("mnist"), data.load("mnist", "test")
     classifier = zoo.load("mnist-classifier")
@@ -82,9 +102,9 @@ def main() -> None:
         return evaluation.frechet_distance(evaluation.moments(extractor, x), reference)
 
     balanced = torch.cat([(test.y == digit).nonzero()[: count // 10, 0] for digit in range(10)])
-    jobs = [(name, n) for name in SAMPLERS for n in few + (many if name in SLOW else [])]
+    names = [arguments.only] if arguments.only else list(SAMPLERS)
+    jobs = [(name, n) for name in names for n in few + (many if name in SLOW else [])]
     jobs.sort(key=lambda job: -job[1])  # the longest first, so that no process waits for them in the end
-    found: dict[str, dict[int, float]] = {name: {} for name in SAMPLERS}
     with (
         ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool,
         tqdm(total=sum(n for _, n in jobs)) as bar,
@@ -110,8 +130,6 @@ def main() -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.md").write_text(text, encoding="utf-8")
-    weights = zoo.WEIGHTS / f"{MODEL}.safetensors"
-    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     write_card(weights, {**card, "quality by evaluations": table})
 
 

@@ -21,7 +21,7 @@ class ResBlock(nn.Module):
         dropout: before the second convolution.
         eps: of the GroupNorms.
         conditioning: "scale_shift" lets the embedding scale and shift the second normalisation (AdaGN, Dhariwal and
-            Nichol 2021, equation 7); "add" adds it before that normalisation, as Ho et al. do.
+            Nichol 2021, section 3); "add" adds it before that normalisation, as Ho et al. do.
         resample: "down" halves and "up" doubles the resolution on the way (Brock et al. 2019, figure 15).
     """
 
