@@ -8,7 +8,6 @@ machine does falls on all alike. Only these ratios mean anything. Peers that are
 
 import argparse
 import copy
-import resource
 import statistics
 import subprocess
 import sys
@@ -146,9 +145,15 @@ def peak_megabytes(name: str, batch: int, device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         contestant.step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     contestant.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return resident_peak() - before
+
+
+def resident_peak() -> float:
+    """Megabytes since this program began; `getrusage` would begin with the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def main() -> None:
