@@ -40,9 +40,7 @@ SAMPLERS: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], bool]] = { 
     "SDE-DPM-Solver++(2M)": (partial(samplers.dpm_solver, eta=1.0), log_snr_times, True),
     "UniPC": (samplers.unipc, log_snr_times, False),
 }
-FEW = [5, 10, 15, 20, 50, 100]
-MANY = [250, 1000]
-SLOW = ("DDPM",)  # the others have arrived long before
+EVALUATIONS = [5, 10, 15, 20, 50, 100, 250, 1000]
 
 
 def digits(name: str, evaluations: int, count: int) -> Tensor:
@@ -79,13 +77,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few digits and evaluations; writes nothing")
-    parser.add_argument("--only", choices=SAMPLERS, help="measure one sampler again; the card keeps the other rows")
+    parser.add_argument("--only", choices=SAMPLERS, nargs="+", help="measure these again; the card keeps the others")
+    parser.add_argument("--at", type=int, nargs="+", default=EVALUATIONS, help="these alone; the card keeps the others")
     arguments = parser.parse_args()
-    few, many, count = ([5, 10], [15], 60) if arguments.quick else (FEW, MANY, arguments.samples)
+    evaluations, count = ([5, 10, 15], 60) if arguments.quick else (arguments.at, arguments.samples)
     weights = zoo.WEIGHTS / f"{MODEL}.safetensors"
     card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     found: dict[str, dict[int, float]] = {name: {} for name in SAMPLERS}
-    if arguments.only:
+    if not arguments.quick and (arguments.only or evaluations != EVALUATIONS):
         kept = card["quality by evaluations"]
         if kept["N"] != count:
             parser.error(f"the card's rows are of {kept['N']} samples; measure with as many, got {count}")
@@ -102,8 +101,7 @@ def main() -> None:
         return evaluation.frechet_distance(evaluation.moments(extractor, x), reference)
 
     balanced = torch.cat([(test.y == digit).nonzero()[: count // 10, 0] for digit in range(10)])
-    names = [arguments.only] if arguments.only else list(SAMPLERS)
-    jobs = [(name, n) for name in names for n in few + (many if name in SLOW else [])]
+    jobs = [(name, n) for name in arguments.only or SAMPLERS for n in evaluations]
     jobs.sort(key=lambda job: -job[1])  # the longest first, so that no process waits for them in the end
     with (
         ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool,
@@ -124,7 +122,7 @@ def main() -> None:
         "held-out digits": distance(test.x[balanced]),
         "FCD-MNIST": {name: dict(sorted(row.items())) for name, row in found.items()},
     }
-    text = markdown(table, few + many)
+    text = markdown(table, sorted({n for row in found.values() for n in row}))
     print(text)
     if arguments.quick:
         return
