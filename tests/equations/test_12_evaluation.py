@@ -132,7 +132,7 @@ def test_coverage_approaches_one_minus_a_power_of_two():
 @pytest.mark.equation("eq-evaluation-dequantise")
 def test_filling_the_gaps_never_promises_too_much():
     """One pixel: the probability of its cell from the normal law's logarithmic tails, the bound by quadrature."""
-    delta = 2 / 256
+    delta = 2 / 255
     cell = torch.linspace(-delta / 2, delta / 2, 20_001, dtype=torch.float64)
     middle = 0.5 * (cell[1:] + cell[:-1])
     gaps = []
@@ -185,11 +185,11 @@ def test_heuns_step_misses_by_r_minus_one_times_eulers(r):
 
 @pytest.mark.equation("eq-evaluation-bits")
 def test_the_uniform_density_costs_eight_bits():
-    """On [−1, 1] it has density 2^−D, and a uniform choice of 256 values costs 8 bits each."""
-    D = 10
-    log2_density = D * math.log2(0.5)
-    assert -log2_density / D + math.log2(256 / 2) == pytest.approx(8.0)
-    log2_probability = log2_density + D * math.log2(2 / 256)
+    """On the 256 cells of width 2/255 its density is 255/512 a pixel, and a uniform choice of 256 values is 8 bits."""
+    D, cell = 10, 2 / 255
+    log2_density = -D * math.log2(256 * cell)
+    assert -log2_density / D + math.log2(255 / 2) == pytest.approx(8.0)
+    log2_probability = log2_density + D * math.log2(cell)
     assert -log2_probability / D == pytest.approx(8.0)
 
 
