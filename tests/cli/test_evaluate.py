@@ -80,10 +80,10 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "evaluations"),
-    [(["--sampler", "heun"], 5), (["--guidance", 2], 6), (["--guidance", 2, "--interval", 0, 0.5], 4)],
+    [(["--sampler", "heun", "--steps", 8], 11), (["--guidance", 2], 6), (["--guidance", 2, "--interval", 0, 0.5], 4)],
 )
 def test_evaluations_are_counted(run, words, folder, tmp_path, options, evaluations):
-    """Three steps: a guided one asks twice, and so does Heun's but for the last. The grid's σ fall below 0.5 once."""
+    """A guided step asks twice; of three, σ falls below 0.5 once. Heun's asks twice where σ falls at most threefold."""
     torch.manual_seed(0)
     config = nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10)
     sha256 = zoo.save(tmp_path / "with.safetensors", nn.UNet(config), "cosine", 60, "v")
