@@ -76,6 +76,12 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     assert card["metrics"]["training_loss"] == 0.5
     assert card["metrics"]["FCD-MNIST-5K"] == summary["FCD-MNIST-5K"]
     assert card["metrics"]["FCD-MNIST-5K"]["N"] == 60
+    memory = json.loads((tmp_path / "report.json").read_text())["reports"][0]["memorisation"]
+    for kind in ("features", "pixels"):
+        assert card["metrics"]["memorisation"][kind] == {
+            **{share: memory[kind][share] for share in ("nearer", "suspicious", "copies")},
+            "N": 60,
+        }
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> 
     return reports
 
 
+SHARES = ("nearer", "suspicious", "copies")
+"""Of `evaluation.Memorisation`: what goes into a card."""
+
+
 def together(reports: list[Report]) -> dict[str, Any]:
     """Each measure's mean and standard deviation over the seeds, beside that of real images; and what it is of."""
     first = reports[0]
@@ -65,7 +69,10 @@ def together(reports: list[Report]) -> dict[str, Any]:
         scores = Scores.of([report.measures[i].value for report in reports])
         found[measure.name] = {**_summary(scores), "N": measure.n, "real against real": _summary(measure.real)}
     found["held-out images with noise"] = {f"{y.noise:g}": y.value for y in first.yardsticks}
-    found["copies"] = {kind: memory.copies for kind, memory in first.memorisation.items()}
+    found["memorisation"] = {
+        kind: {**{share: getattr(memory, share) for share in SHARES}, "N": first.memorisation_n[kind]}
+        for kind, memory in first.memorisation.items()
+    }
     if first.accuracy_score:
         found["classification accuracy score"] = {k: _summary(v) for k, v in first.accuracy_score.items()}
     origin = first.origin

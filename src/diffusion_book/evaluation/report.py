@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book.data import Images
+from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation.accuracy import Scores, classification_accuracy_score
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, frechet_distance
@@ -181,7 +182,7 @@ def evaluate(
         raise ValueError("a classification accuracy score needs samples as one tensor; leave labels out, or join them")
     first: list[Tensor] = []
     ours = extract(extractor, _remember(samples, first, max(kept, shown)), progress=progress)
-    early = torch.cat(first)
+    early = from_uint8(to_uint8(torch.cat(first)))  # as in a file, where the training images are: a copy is at zero
     learnt = reference_features(extractor, train, folder, progress)
     unseen = extract(extractor, test.x, progress=progress)
     measures = _measures(ours, learnt, unseen, extractor, train.name, seeds, pairs)

