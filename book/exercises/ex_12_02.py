@@ -9,7 +9,7 @@ def _law(*values: float) -> torch.Tensor:
 
 
 def alike() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """P, Q, R without a common point: d(P, Q) = d(P, R) = 0, MMD(P, R) = 0."""
+    """P, Q and R with d(P, Q) = d(P, R) = 0 = MMD(P, R)."""
     # solution
     root = 3**0.5
     P, Q = _law(-1, 1), _law(2, *[-0.5] * 4)

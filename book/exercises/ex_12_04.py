@@ -4,7 +4,7 @@ import math
 
 
 def bits_per_dim(log_p: float, D: int, low: float, high: float) -> float:
-    """From ln p(x) of a density over pictures whose 256 values fill [low, high]."""
+    """From ln p(x), where the 256 values fill [low, high]."""
     # solution
     cell = (high - low) / 255
     return -log_p / (D * math.log(2)) - math.log2(cell)

@@ -4,7 +4,7 @@ import math
 
 
 def least_dimension(good: float, bits: float) -> int:
-    """The least D at which a mixture with this good share costs < bits more."""
+    """The least D at which the mixture costs less than `bits` more."""
     # solution
     return math.floor(-math.log2(good) / bits) + 1
     # end solution
