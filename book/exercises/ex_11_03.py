@@ -29,6 +29,10 @@ def check(spread_times):
     error = 4.5 * T / 12**0.5 / 2000**0.5
     assert abs(first.mean() - (T + 1) / 2) < error, "each example's time is uniform"
     assert first.std() > 0.9 * T / 12**0.5, "the order must be random"
+    gap = (part[:, 1] - part[:, 0]) % B
+    assert len(gap.unique()) > B // 2, (
+        "the order must be random, not only its start"
+    )
     uneven = torch.stack([spread_times(10, 4, generator) for _ in range(2000)])
     counts = torch.bincount(uneven.flatten(), minlength=11)[1:].double()
     error = 4.5 * (800 * 0.9) ** 0.5

@@ -23,11 +23,13 @@ def check(factors):
         assert len(f) == len(sizes), (
             f"one factor for each of {len(sizes)} processes"
         )
+        empty = [float(f[k]) for k, n in enumerate(sizes) if n == 0]
+        assert not any(empty), "a part with no example has the factor zero"
         average = sum(f[k] * part for k, part in enumerate(parts)) / len(sizes)
         same = torch.allclose(average, g.mean(0))
         assert same, (
             f"parts of {sizes}: the average is not the whole batch's gradient"
         )
-    assert torch.allclose(factors([4, 4]), torch.ones(2).double()), (
+    assert torch.allclose(factors([4, 4]).double(), torch.ones(2).double()), (
         "equal parts need no factor"
     )
