@@ -36,6 +36,10 @@ def check(fingerprint):
     assert fingerprint(twice_more) not in (name, fingerprint(once_more)), (
         "two more copies are a change too"
     )
+    twice = [torch.cat([x, x[i : i + 1], x[i : i + 1]]) for i in (0, 1)]
+    assert fingerprint(twice[0]) != fingerprint(twice[1]), (
+        "it matters which image there are more copies of"
+    )
     swapped = x.clone()
     swapped[0, 0, 0, 0], swapped[1, 0, 0, 0] = x[1, 0, 0, 0], x[0, 0, 0, 0]
     assert fingerprint(swapped) != name, "two images have exchanged a pixel"

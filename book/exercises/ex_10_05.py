@@ -28,6 +28,7 @@ def check(split_by_group):
     group = torch.randint(0, 60, (1000,), generator=g) ** 2
     sizes = group.unique(return_counts=True)[1]
     seen = torch.zeros(1000, dtype=torch.long)
+    in_one_block = 0
     for share in (0.1, 0.3):
         for seed in range(40):
             mask = split_by_group(group, share, torch.Generator().manual_seed(seed))
@@ -39,8 +40,11 @@ def check(split_by_group):
             told = f"{held} of 1000 images held out for a share of {share}"
             assert share * 1000 <= held < share * 1000 + int(sizes.max()), told
             seen += mask
+            taken = torch.isin(group.unique(), group[mask])
+            in_one_block += int((taken != taken.roll(1)).sum()) == 2
     assert (seen > 0).all(), "every group should be held out for some seed"
     assert not (seen == 80).any(), "no group should always be held out"
+    assert in_one_block < 40, "neighbouring names should not go together"
     again = [
         split_by_group(group, 0.1, torch.Generator().manual_seed(1))
         for _ in range(2)

@@ -18,7 +18,8 @@ def check(smallest_k):
     def covered(n, m, k):
         return 1 - math.comb(n - 1, k) / math.comb(n + m - 1, k)
 
-    for n, m, wish in ((1000, 1000, 0.99), (500, 5000, 0.99), (50, 40, 0.9)):
+    cases = ((1000, 1000, 0.99), (500, 5000, 0.99), (50, 40, 0.9), (10, 10, 0.9))
+    for n, m, wish in cases:
         k = smallest_k(n, m, wish)
         assert covered(n, m, k) >= wish, f"k = {k} covers too little"
         assert k == 1 or covered(n, m, k - 1) < wish, f"k = {k} is more than needed"

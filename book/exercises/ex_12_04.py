@@ -18,6 +18,7 @@ def check(bits_per_dim):
         log_p = -784 * math.log(width)
         found = bits_per_dim(log_p, 784, low, high)
         assert abs(found - 8) < 1e-9, f"[{low}, {high}]: {found:.4f} bits, not 8"
-    # And a factor of e in the density is one nat, in 784 dimensions.
-    nat = bits_per_dim(0.0, 784, 0, 1) - bits_per_dim(1.0, 784, 0, 1)
-    assert abs(nat * 784 * math.log(2) - 1) < 1e-9, "a nat is 1/ln 2 bits"
+    # And a factor of e in the density is one nat, shared by all dimensions.
+    for D in (784, 3072):
+        nat = bits_per_dim(0.0, D, 0, 1) - bits_per_dim(1.0, D, 0, 1)
+        assert abs(nat * D * math.log(2) - 1) < 1e-9, "a nat is 1/ln 2 bits"
