@@ -233,7 +233,9 @@ def test_bad_betas_are_refused(beta, message):
 
 
 def test_an_unknown_schedule_is_refused_with_the_list_of_known_ones():
-    with pytest.raises(ValueError, match=r"'cosin'; choose one of linear, scaled-linear, cosine, sigmoid"):
+    with pytest.raises(
+        ValueError, match=r"'cosin' \(did you mean 'cosine'\?\); choose one of linear, scaled-linear, cosine, sigmoid"
+    ):
         schedules.by_name("cosin")
 
 

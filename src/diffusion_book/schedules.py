@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffusion_book._names import unknown
+
 Time = Tensor | int | float
 
 
@@ -477,7 +479,7 @@ def by_name(name: str, T: int | None = None) -> Schedule:
     if name in SCHEDULES:
         return SCHEDULES[name](1000 if T is None else T)
     if name not in CONTINUOUS:
-        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join([*SCHEDULES, *CONTINUOUS])}")
+        raise ValueError(unknown("schedule", name, [*SCHEDULES, *CONTINUOUS]))
     if T is not None:
         raise ValueError(f"{name!r} is continuous and takes no T, got {T}; leave T out")
     return CONTINUOUS[name]()

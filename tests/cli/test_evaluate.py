@@ -58,6 +58,13 @@ def test_the_numbers_are_those_of_the_library(run, words, folder, tmp_path):
         assert picture.width > 300
 
 
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_drawn(run, words, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    result = run(*words, "-o", "file/report.json", fails=True)
+    assert "cannot be written" in result.stderr
+    assert "sampling" not in result.stderr
+
+
 def test_pixels_need_no_classifier(run, words, tmp_path):
     result = run(*words, "--extractor", "pixels", "--seeds", 1)
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]

@@ -110,7 +110,7 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
 
 def test_a_recipe_that_is_not_there_lists_those_that_are(run, recipes):
     result = run("zoo", "train", "tinny", fails=True)
-    assert "error: there is no recipe 'tinny'; choose one of namer, tiny" in result.stderr
+    assert "error: unknown recipe 'tinny' (did you mean 'tiny'?); choose one of namer, tiny" in result.stderr
 
 
 def test_a_run_that_is_there_is_not_overwritten(run, recipes):

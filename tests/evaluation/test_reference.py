@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_book.data import Images
+from diffusion_book.data import Images, images_sha256
 from diffusion_book.evaluation import (
     Extractor,
     default_folder,
     extract,
-    images_sha256,
     moments,
     reference_features,
     reference_moments,
@@ -98,6 +97,13 @@ def test_a_cut_file_is_told(extractor, images, tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"cannot be read .*delete it"):
         reference_moments(extractor, images, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_cache(extractor, images, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="cannot be written to .* set DIFFUSION_BOOK_CACHE"):
+        found = reference_moments(extractor, images, tmp_path / "file" / "cache")
+    assert torch.equal(found.mean, reference_moments(extractor, images, tmp_path / "there").mean)
 
 
 def test_what_fails_leaves_nothing_behind(extractor, images, tmp_path):

@@ -46,9 +46,9 @@ def test_a_network_of_another_kind_cannot_be_described():
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({}, "one of unet, dit, classifier, got None"),
-        ({"kind": "u-net"}, "one of unet, dit, classifier, got 'u-net'"),
-        ({"kind": ["unet"]}, r"one of unet, dit, classifier, got \['unet'\]"),
+        ({}, "unknown kind of network None; choose one of unet, dit, classifier"),
+        ({"kind": "u-net"}, r"unknown kind of network 'u-net' \(did you mean 'unet'\?\)"),
+        ({"kind": ["unet"]}, r"unknown kind of network \['unet'\]"),
         ({"kind": "unet", "chanels": 8}, "network of kind 'unet': unknown key 'chanels'; did you mean 'channels'?"),
         ({"kind": "dit", "channel": 8}, "network of kind 'dit': unknown key 'channel'; did you mean 'image_channels'?"),
         ({"kind": "dit", "zzz": 8}, "unknown key 'zzz'; known are image_channels, width, depth"),

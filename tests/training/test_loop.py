@@ -288,8 +288,8 @@ def test_float32_is_not_autocast():
     [
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 128"),
         ({"batch_size": 0}, "steps and batch_size must be at least 1, got 2000 and 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"learning_rate": -1e-3}, "learning_rate must be positive, got -0.001"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0.0"),
+        ({"learning_rate": -1e-3}, "learning_rate must be positive and finite, got -0.001"),
         ({"grad_clip": 0.0}, "grad_clip must be positive, got 0.0; use math.inf"),
         ({"grad_clip": -1.0}, "grad_clip must be positive, got -1.0"),
         ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),

@@ -475,6 +475,41 @@ def test_a_checkpoint_of_something_else_is_told(change, whole, tmp_path):
         run(tmp_path, resume=True)
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(whole, tmp_path):
+    """Put into the folder by hand, with everything in it whole: only its origin is another."""
+    run(tmp_path / "other", seed=5)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(whole, mixed)
+    shutil.rmtree(mixed / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", mixed / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"step-00000012 belongs to a run with other configuration"):
+        run(mixed, resume=True)
+
+
+@pytest.mark.parametrize("what", ["pixel", "label", "number"])
+def test_a_run_is_not_gone_on_with_on_other_images(what, whole, tmp_path):
+    data, before = pictures(), outcome(whole)
+    if what == "pixel":
+        data.x[3, 0, 2, 2] *= -1
+    elif what == "label":
+        data.y[3] = 0 if data.y[3] else 1
+    else:
+        data = Images(data.x[1:], data.y[1:], data.name)
+    with pytest.raises(CheckpointError, match=rf"belongs to a run with other images \(28 with .*now {len(data)} with"):
+        Trainer(tiny(), whole, None, data).run(resume=True)
+    assert outcome(whole) == before
+
+
+def test_a_damaged_log_does_not_stop_a_run(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run" / "log.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([lines[0], b"\xff\xfe", b"{}", b"[1]}", lines[1][:9], *lines[2:]]) + b"\n")
+    run(tmp_path / "run", resume=True)
+    kept = [log(whole)[i] for i in range(len(lines)) if i != 1]
+    assert log(tmp_path / "run") == kept
+
+
 def test_a_damaged_configuration_is_told(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     (tmp_path / "config.json").write_text("{")

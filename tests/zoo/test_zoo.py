@@ -111,8 +111,47 @@ def test_pickles_and_foreign_files_are_refused(saved, network, tmp_path):
         zoo.load_file(tmp_path / "absent.safetensors")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        [],
+        "unet",
+        {"network": None, "schedule": None, "T": None, "prediction": None},
+        {"network": {"kind": "vae"}, "schedule": None, "T": None, "prediction": None},
+        {"network": {"kind": "unet"}, "schedule": "cosine", "T": "abc", "prediction": "v"},
+        {"network": {"kind": "unet"}, "schedule": "cosine", "T": 10, "prediction": "w"},
+        {"network": {"kind": "unet"}, "schedule": "cosine", "T": 10},
+    ],
+)
+def test_a_description_that_is_none_is_told(metadata, tmp_path):
+    from safetensors.torch import save_file
+
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign, {"diffusion_book": json.dumps(metadata)})
+    with pytest.raises(ValueError, match=r"foreign.safetensors does not say which network it is of"):
+        zoo.load_file(foreign)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("{", "m.json, the card of m.safetensors, cannot be read"),
+        ("[1]", "m.json is no card of m.safetensors: it has no sha256"),
+        ("{}", "m.json is no card of m.safetensors: it has no sha256"),
+        ('{"sha256": 5}', "m.json is no card of m.safetensors: it has no sha256"),
+        ('{"sha256": "5"}', "is not the file of its card"),
+    ],
+)
+def test_a_file_beside_the_weights_that_is_no_card_is_told(card, message, network, tmp_path):
+    zoo.save(tmp_path / "m.safetensors", network, "cosine", 60, "v")
+    (tmp_path / "m.json").write_text(card)
+    with pytest.raises(ValueError, match=message):
+        zoo.load_file(tmp_path / "m.safetensors")
+
+
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(ValueError, match="unknown model 'mnist-une'; choose one of"):
+    with pytest.raises(ValueError, match=r"unknown model 'mnist-une' \(did you mean 'mnist-unet'\?\); choose one of"):
         zoo.load("mnist-une")
     with pytest.raises(ValueError, match=r"choose one of mnist-classifier, .*mnist-unet"):
         zoo.recipe("mnist-une")

@@ -44,8 +44,10 @@ def evaluate(
     if out.suffix != ".json":
         raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
 
-    from diffusion_book.cli import drawing, measuring, models
+    from diffusion_book.cli import drawing, measuring, models, pictures
     from diffusion_book.cli.devices import pick_device
+
+    pictures.check_writable(out)
 
     where = pick_device(device)
     found = models.find(model, where)

@@ -23,8 +23,9 @@ def export(
     if format not in ("diffusers", "safetensors"):
         raise ValueError(f"unknown format {format!r}; choose diffusers or safetensors")
 
-    from diffusion_book.cli import carry, models
+    from diffusion_book.cli import carry, models, pictures
 
+    pictures.check_writable(out)
     found = models.find(model)
     if format == "diffusers":
         carry.to_diffusers(found, out, size)

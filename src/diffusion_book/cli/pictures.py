@@ -1,5 +1,6 @@
 """Pictures to files: a grid, a folder of single ones, or an array."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} is a folder; give a file in it, or a name without an ending")
     if not suffix and out.is_file():
         raise ValueError(f"{out} is a file, and a name without an ending asks for a folder of pictures")
+    check_writable(out)
+
+
+def check_writable(out: Path) -> None:
+    """Raise a ValueError, before anything is computed, where nothing can be written beside this path."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written ({error}); give another --out") from error
 
 
 def check_grid(out: Path) -> None:

@@ -1,6 +1,5 @@
 """`diffusion-book train`: a run from a configuration, from options, or from both."""
 
-import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +63,7 @@ def train(
     values: dict[str, Any] = {} if config is None else RunConfig.from_file(config).to_dict()
     folder = out or Path("runs") / _name(config, options.get("data", "mnist-5k"))
     if config is None and resume and (folder / "config.json").is_file():
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = RunConfig.from_file(folder / "config.json").to_dict()
     elif config is None and str(options.get("data")).startswith("folder:"):
         values = dict(FOLDER)
     for name, value in options.items():

@@ -1,6 +1,6 @@
 """Data: two-dimensional toys that know their own density, and images scaled to [−1, 1]."""
 
-from diffusion_book.data.images import DATASETS, Images, load
+from diffusion_book.data.images import DATASETS, Images, images_sha256, load
 from diffusion_book.data.sets import SetCard, describe
 from diffusion_book.data.splits import duplicates, nearest, split
 from diffusion_book.data.toys import (
@@ -20,6 +20,7 @@ __all__ = [
     "describe",
     "duplicates",
     "grid_of_gaussians",
+    "images_sha256",
     "load",
     "nearest",
     "ring_of_gaussians",

@@ -6,6 +6,7 @@ says what the scale of the pixels changes.
 """
 
 import functools
+import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from diffusion_book._names import unknown
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 DATASETS = ("mnist-5k", *TORCHVISION)
@@ -83,7 +86,7 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
         return _mnist_5k(split)
     if name in TORCHVISION:
         return _torchvision(name, split)
-    raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}, or folder:PATH")
+    raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
 
 
 def check_images(x: Tensor) -> None:
@@ -99,6 +102,14 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"images must lie in [−1, 1], got [{low:.3g}, {high:.3g}]; bytes are scaled by from_uint8")
     if low >= 0 and high > 0:
         raise ValueError(f"images must fill [−1, 1], got [{low:.3g}, {high:.3g}]: for [0, 1] images use 2 * x − 1")
+
+
+def images_sha256(x: Tensor) -> str:
+    """SHA-256 of the shape and the 8-bit pixels of images [N, C, H, W] in [−1, 1]."""
+    digest = hashlib.sha256(str(tuple(x.shape)).encode())
+    for part in x.split(4096):
+        digest.update(to_uint8(part).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -152,7 +163,7 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
         raise ValueError(f"size must be at least one pixel, got {size}")
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
     pictures: list[Image.Image] = []
@@ -170,7 +181,7 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
             if not skip_broken:
                 raise ValueError(
                     f"{file} cannot be read as an image ({error}); repair it or take it out, "
-                    "or pass skip_broken=True to leave out all such files"
+                    "or leave out all such files: skip_broken=True, on the command line --skip-broken"
                 ) from error
             broken.append(f"{file} ({error})")
             continue

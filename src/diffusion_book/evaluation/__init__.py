@@ -29,7 +29,7 @@ from diffusion_book.evaluation.manifold import (
 )
 from diffusion_book.evaluation.naming import called, kernel_called
 from diffusion_book.evaluation.neighbours import QUANTILES, Memorisation, Neighbours, memorisation, nearest
-from diffusion_book.evaluation.reference import default_folder, images_sha256, reference_features, reference_moments
+from diffusion_book.evaluation.reference import default_folder, reference_features, reference_moments
 from diffusion_book.evaluation.report import Measure, Origin, Pictures, Report, Yardstick, evaluate
 
 __all__ = [
@@ -63,7 +63,6 @@ __all__ = [
     "frechet_inception_distance",
     "from_classifier",
     "from_module",
-    "images_sha256",
     "inception",
     "kernel_called",
     "kid",

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_book.data import Images
-from diffusion_book.data.images import to_uint8
+from diffusion_book.data import Images, images_sha256
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, moments
 
@@ -60,14 +60,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("DIFFUSION_BOOK_CACHE") or Path.home() / ".cache" / "diffusion-book" / "reference")
 
 
-def images_sha256(x: Tensor) -> str:
-    """SHA-256 of the shape and the 8-bit pixels of images [N, C, H, W] in [−1, 1]."""
-    digest = hashlib.sha256(str(tuple(x.shape)).encode())
-    for part in x.split(4096):
-        digest.update(to_uint8(part).cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _kept(
     kind: str, extractor: Extractor, images: Images, folder: Path | str | None, make: Callable[[], Arrays]
 ) -> Arrays:
@@ -87,7 +79,14 @@ def _kept(
     if path.exists():
         return _read(path, key)
     found = make()
-    _write(path, key, found)
+    try:
+        _write(path, key, found)
+    except OSError as error:
+        warnings.warn(
+            f"{path.parent} cannot be written to ({error}), so these statistics are not kept for the next time; "
+            "set DIFFUSION_BOOK_CACHE to a folder that can",
+            stacklevel=3,
+        )
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_book.data import Images
+from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation.accuracy import Scores, classification_accuracy_score
 from diffusion_book.evaluation.features import Extractor, extract
@@ -26,7 +26,7 @@ from diffusion_book.evaluation.kid import kid
 from diffusion_book.evaluation.manifold import density_coverage, precision_recall
 from diffusion_book.evaluation.naming import called, kernel_called
 from diffusion_book.evaluation.neighbours import QUANTILES, Memorisation, memorisation, nearest
-from diffusion_book.evaluation.reference import images_sha256, reference_features
+from diffusion_book.evaluation.reference import reference_features
 
 
 @dataclass(frozen=True)

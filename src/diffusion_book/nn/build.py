@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from diffusion_book._names import unknown
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.unet import UNet, UNetConfig
@@ -39,7 +40,7 @@ def configure(description: Mapping[str, Any]) -> tuple[type[nn.Module], Any]:
     """What `build` builds, and from which configuration: all that can be wrong with a description is found here."""
     kind = description.get("kind")
     if kind not in list(KINDS):
-        raise ValueError(f"a network is of a kind, one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(unknown("kind of network", kind, KINDS))
     network, config = KINDS[kind]
     fields = {name: value for name, value in description.items() if name not in ("kind", "size")}
     check_fields(fields, config, f"network of kind {kind!r}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_book._names import unknown
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 
@@ -67,7 +68,7 @@ class DiTConfig:
     def named(cls, size: str, **changes: Any) -> "DiTConfig":
         """A size by name, with changes: `DiTConfig.named("digits", classes=10)`."""
         if size not in DIT_SIZES:
-            raise ValueError(f"unknown DiT size {size!r}; choose one of {', '.join(DIT_SIZES)}")
+            raise ValueError(unknown("DiT size", size, DIT_SIZES))
         return replace(DIT_SIZES[size], **changes)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_book._names import unknown
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
@@ -135,7 +136,7 @@ class UNetConfig:
     def named(cls, size: str, **changes: Any) -> "UNetConfig":
         """A size by name, with changes: `UNetConfig.named("digits", classes=10)`."""
         if size not in SIZES:
-            raise ValueError(f"unknown U-Net size {size!r}; choose one of {', '.join(SIZES)}")
+            raise ValueError(unknown("U-Net size", size, SIZES))
         return replace(SIZES[size], **changes)
 
 

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -29,13 +30,21 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be written or read; the message says which, and what to do."""
 
 
-def save(folder: Path, step: int, parts: Parts, keep: int = 2, keep_steps: Collection[int] = ()) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    keep: int = 2,
+    keep_steps: Collection[int] = (),
+    origin: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write a checkpoint, then remove the old ones.
 
     Args:
         folder: of all checkpoints of a run; made if it is not there.
         parts: tensors by part, such as "network", "ema", "optimiser"; each part is one file.
         keep: how many of the newest stay. keep_steps: of these steps they stay whatever their age.
+        origin: what decides the weights besides the step, by name: only a run of the same origin can go on from here.
 
     Raises:
         CheckpointError: the disk is full or the folder read-only; what was there before still is.
@@ -46,7 +55,7 @@ def save(folder: Path, step: int, parts: Parts, keep: int = 2, keep_steps: Colle
         remove_unfinished(folder)
         unfinished.mkdir(parents=True)
         hashes = {part: _write(unfinished / f"{part}.safetensors", _as_bytes(parts[part])) for part in sorted(parts)}
-        manifest = {"format": FORMAT, "step": step, "sha256": hashes}
+        manifest = {"format": FORMAT, "step": step, "origin": dict(origin), "sha256": hashes}
         _write(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync(unfinished)
         if (folder / name).exists():  # a run that was told to start from an earlier step comes by again
@@ -73,22 +82,20 @@ def load(checkpoint: Path, only: Collection[str] | None = None) -> tuple[int, Pa
     Raises:
         CheckpointError: it is no checkpoint of ours, a file is missing, or its content is not what was written.
     """
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-        step, hashes = int(manifest["step"]), dict(manifest["sha256"])
-        known = manifest["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error!r}; {_advice(checkpoint)}"
-        ) from error
-    if not known:
-        raise CheckpointError(
-            f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install the version it is of"
-        )
+    step, hashes, _ = _manifest(checkpoint)
     missing = sorted(set(only or ()) - set(hashes))
     if missing:
         raise CheckpointError(f"{checkpoint} has no part {missing[0]!r}; it has {', '.join(hashes)}")
     return step, {part: _read(checkpoint, part, hashes[part]) for part in (hashes if only is None else only)}
+
+
+def origin(checkpoint: Path) -> dict[str, str]:
+    """What `save` was told of the run that wrote a checkpoint.
+
+    Raises:
+        CheckpointError: it is no checkpoint of ours.
+    """
+    return _manifest(checkpoint)[2]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -125,6 +132,23 @@ def write_whole(path: Path, content: dict[str, Any] | bytes) -> None:
     _write(unfinished, content if isinstance(content, bytes) else json.dumps(content, indent=1).encode())
     unfinished.rename(path)
     _sync(path.parent)
+
+
+def _manifest(checkpoint: Path) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Step, hashes by part, and origin."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        step, hashes, origin = int(manifest["step"]), dict(manifest["sha256"]), dict(manifest["origin"])
+        known = manifest["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error!r}; {_advice(checkpoint)}"
+        ) from error
+    if not known:
+        raise CheckpointError(
+            f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install the version it is of"
+        )
+    return step, hashes, origin
 
 
 def _as_bytes(tensors: dict[str, Tensor]) -> bytes:

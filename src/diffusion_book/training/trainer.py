@@ -21,13 +21,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from diffusion_book.data import Images
+from diffusion_book.data import Images, images_sha256
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.loop import autocast, warm_up_then_cosine
 from diffusion_book.training.objective import Batch, Objective
+
+HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
+"""What a run may be told anew when it goes on: it does not touch the weights."""
 
 BINS = 10
 """Equal parts of (0, T] for which the loss is logged on its own."""
@@ -254,9 +257,8 @@ class Trainer:
     def _same_run(self) -> None:
         """Raise unless the folder's configuration is this one, up to what does not touch the weights."""
         theirs = RunConfig.from_file(self.folder / "config.json").to_dict()
-        harmless = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
         for name, value in self.config.to_dict().items():
-            if name not in harmless and theirs[name] != value:
+            if name not in HARMLESS and theirs[name] != value:
                 raise CheckpointError(
                     f"{self.folder} was begun with {name} = {theirs[name]!r}, and now {name} = {value!r} is asked for; "
                     "go on with the configuration that it was begun with, or give another folder"
@@ -282,10 +284,27 @@ class Trainer:
                 "log": {"sums": sums},
             }
             folder = self.folder / "checkpoints"
-            checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps)
+            checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps, self._origin)
         self.accelerator.wait_for_everyone()
 
+    @functools.cached_property
+    def _origin(self) -> dict[str, str]:
+        """All that decides the weights of a step: the configuration, and the images with their labels."""
+        config = {name: value for name, value in self.config.to_dict().items() if name not in HARMLESS}
+        y = b"" if self.data.y is None else self.data.y.numpy().tobytes()
+        pixels = images_sha256(self.data.x).encode()
+        return {
+            "configuration": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+            "images": f"{len(self.data)} with SHA-256 {hashlib.sha256(pixels + y).hexdigest()}",
+        }
+
     def _load(self, path: Path) -> None:
+        for what, theirs in checkpoint.origin(path).items():
+            if theirs != self._origin.get(what):
+                raise CheckpointError(
+                    f"{path} belongs to a run with other {what} ({theirs[:30]}…, now {self._origin.get(what)!s:.30}…); "
+                    "go on with what it was begun with, or give another folder"
+                )
         step, parts = checkpoint.load(path)
         try:
             self.accelerator.unwrap_model(self.network).load_state_dict(parts["network"])
@@ -301,8 +320,11 @@ class Trainer:
     def _cut_log(self) -> None:
         """Drop the lines that a run wrote after the checkpoint from which it now goes on."""
         log = self.folder / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        kept = []
+        for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # half written, or damaged: it is only a log
+                if json.loads(line)["step"] <= self.step:
+                    kept.append(line)
         checkpoint.write_whole(log, "".join(f"{line}\n" for line in kept).encode())
 
 

@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from diffusion_book._names import unknown
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import classifier_free_batched, threshold
 from diffusion_book.nn import build, describe
-from diffusion_book.process import Prediction
+from diffusion_book.process import PREDICTIONS, Prediction
 from diffusion_book.schedules import Schedule, by_name
 
 __all__ = ["Pretrained", "card", "load", "load_file", "names", "recipe", "recipes", "save"]
@@ -92,7 +93,7 @@ def recipe(name: str) -> Path:
     """
     path = RECIPES / f"{name}.toml"
     if not path.exists():
-        raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(recipes())}")
+        raise ValueError(unknown("recipe", name, recipes()))
     return path
 
 
@@ -104,7 +105,7 @@ def card(name: str) -> dict[str, Any]:
     """
     path = WEIGHTS / f"{name}.json"
     if not path.exists():
-        raise ValueError(f"unknown model {name!r}; choose one of {', '.join(names())}")
+        raise ValueError(unknown("model", name, names()))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -130,8 +131,7 @@ def load_file(path: Path | str, device: torch.device | str = "cpu") -> Pretraine
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
-    beside = path.with_suffix(".json")
-    known: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    known = _card_beside(path)
     found = hashlib.sha256(content).hexdigest()
     if known and found != known["sha256"]:
         raise ValueError(
@@ -146,18 +146,22 @@ def load_file(path: Path | str, device: torch.device | str = "cpu") -> Pretraine
         ) from error
     try:
         description = json.loads(_metadata(content)["diffusion_book"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} does not say which network it is of; write it with zoo.save") from error
-    network = build(description["network"])
+        network, prediction = build(description["network"]), description["prediction"]
+        name, T = description["schedule"], description["T"]
+        schedule = None if name is None else by_name(name, T)
+        if schedule is not None and prediction not in PREDICTIONS:
+            raise ValueError(unknown("prediction", prediction, PREDICTIONS))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say which network it is of, or not in a way that this version understands ({error!r}); "
+            "write it with zoo.save"
+        ) from error
     try:
         network.load_state_dict({name: _widen(tensor) for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network that it names: {error}") from error
     network = network.to(device).eval().requires_grad_(False)
-    if description["schedule"] is None:
-        return Pretrained(network, None, None, known)
-    schedule = by_name(description["schedule"], description["T"])
-    return Pretrained(network, schedule, description["prediction"], known)
+    return Pretrained(network, schedule, prediction if schedule else None, known)
 
 
 def save(
@@ -178,6 +182,20 @@ def save(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(content)
     return hashlib.sha256(content).hexdigest()
+
+
+def _card_beside(path: Path) -> dict[str, Any]:
+    """The card of a file of weights, which must say whose it is; empty where there is none."""
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return {}
+    try:
+        known = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{beside}, the card of {path.name}, cannot be read ({error}); mend or remove it") from error
+    if not isinstance(known, dict) or not isinstance(known.get("sha256"), str):
+        raise ValueError(f"{beside} is no card of {path.name}: it has no sha256; remove it, or take the right one")
+    return known
 
 
 def _halve(tensor: Tensor) -> Tensor:
