@@ -216,15 +216,15 @@ def main() -> None:
             "parameters_M": size,
             "images": seen,
             "fcd_mnist": distance,
-            "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+            "measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         }
         print(f"{contestant.name}: {seen} images, FCD-MNIST {distance:.2f}", flush=True)
     baseline = rows[STRONG]["fcd_mnist"]
     lines = [
         f"FCD-MNIST of {arguments.samples} samples in {EVALUATIONS} evaluations against the training set, after "
         f"{arguments.minutes:g} minutes of training on {arguments.threads} threads. {arguments.samples} real test "
-        f"digits: {floor:.2f}. The first is told the class of each digit, the others are not. Only rows of one day were "
-        "measured in one run; on other days the machine may have been faster or slower. "
+        f"digits: {floor:.2f}. The first is told the class of each digit, the others are not. Rows measured hours "
+        "apart are of different runs, between which the machine may have been faster or slower. "
         f"Extractor: {extractor.name}, SHA-256 {extractor.sha256[:12]}….",
         "",
         "| | parameters | images seen | FCD-MNIST | of the strong recipe's | measured |",
