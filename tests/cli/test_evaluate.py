@@ -1,6 +1,7 @@
 """`diffusion-book evaluate`: numbers are the library's, each beside its floor, and the report says what they are of."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     for name in ("unet.safetensors", "unet.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     words[2] = "unet.safetensors"
-    run(*words, "--card")
+    run(*words, "--no-accuracy", "--card", "-o", "report.json")
     card = zoo.load_file(tmp_path / "unet.safetensors").card  # still that of these weights
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]
     assert card["metrics"]["training_loss"] == 0.5
@@ -89,6 +90,13 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
             **{share: memory[kind][share] for share in ("nearer", "suspicious", "copies")},
             "N": 60,
         }
+    typed = "evaluate --model unet.safetensors --count 60 --seeds 2 --steps 3 --extractor"
+    command = card["metrics"]["measured by"]["command"]
+    assert command.startswith(f"diffusion-book {typed} ")
+    assert command.endswith("namer.safetensors --no-accuracy --card")
+    again = run(*shlex.split(command)[1:])  # it is the command that it says it is
+    assert again.exit_code == 0
+    assert zoo.load_file(tmp_path / "unet.safetensors").card["metrics"] == card["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import statistics
 import pytest
 import torch
 
-from diffusion_book.data import Images
+from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation import (
     Moments,
@@ -16,7 +16,6 @@ from diffusion_book.evaluation import (
     evaluate,
     extract,
     frechet_distance,
-    images_sha256,
     moments,
     nearest,
     pixels,

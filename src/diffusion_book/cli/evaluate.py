@@ -1,6 +1,7 @@
 """`diffusion-book evaluate`: how far a model's pictures are from the data, beside how far real pictures are."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
     ],
@@ -60,6 +62,22 @@ def evaluate(
     reports = measuring.measure(found, how, extractor, model)
     measuring.write(reports, out)
     if weights is not None:
-        measuring.into_card(reports, weights)
+        measuring.into_card(reports, weights, _as_typed(context))
     typer.echo(measuring.markdown(reports))
     typer.echo(f"report: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
+
+
+def _as_typed(context: typer.Context) -> str:
+    """The command line that was given, but for where the report went: whoever types it measures the same again."""
+    words = ["diffusion-book", "evaluate"]
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name == "out":
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [option.opts[0], *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+    return shlex.join(words)

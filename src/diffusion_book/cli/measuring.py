@@ -112,11 +112,17 @@ def write(reports: list[Report], out: Path) -> None:
     viz.show_report(reports[0]).savefig(out.with_suffix(".png"))
 
 
-def into_card(reports: list[Report], weights: Path) -> None:
-    """Put what was measured into the card beside the weights, under the names that the numbers have."""
+def into_card(reports: list[Report], weights: Path, command: str) -> None:
+    """Put what was measured into the card beside the weights, under the names that the numbers have.
+
+    Args:
+        command: that measures it again.
+    """
     card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     kept = {key: value for key, value in card.get("metrics", {}).items() if key in ("training_loss", "accuracy")}
-    card["metrics"] = {**kept, **together(reports)}
+    found = together(reports)
+    found["measured by"]["command"] = command
+    card["metrics"] = {**kept, **found}
     cards.write_card(weights, card)
 
 

@@ -340,6 +340,7 @@ def _markdown(report: Report) -> str:
         f"| {report.name} of held-out images | | N |",
         "|---|---|---|",
         *map(_yardstick_row, report.yardsticks),
+        f"| for comparison: three times real against real | {3 * report.measures[0].real.mean:.4g} | {report.n:,} |",
         "",
         "| distance to the nearest training image | " + " | ".join(f"{q:.0%}" for q in QUANTILES) + " |",
         "|---" * (len(QUANTILES) + 1) + "|",
