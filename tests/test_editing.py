@@ -375,3 +375,13 @@ def test_what_has_no_shortest_arc_is_refused(generator):
         editing.slerp(x, y[:2], 0.5)
     with pytest.raises(ValueError, match=r"w must be one number or one for each of the 3 examples, got \(2,\)"):
         editing.slerp(x, x, torch.ones(2))
+
+
+def test_repaint_names_the_step_of_a_number_that_is_not_finite():
+    schedule, x = schedules.linear(100), torch.zeros(2, 2)
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return xt * float("nan") if t[0] <= 50 else xt
+
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 50 \(step 2 of 2\)"):
+        editing.repaint(denoiser, schedule, x, [100, 50, 0], x, FIRST, torch.Generator(), 1)

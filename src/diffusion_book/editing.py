@@ -86,7 +86,7 @@ def repaint(
             a_ts, std_ts = (float(value) for value in step_coefficients(schedule, times[j], times[i]))
             xt = a_ts * xt + std_ts * randn_like(xt, generator)
             continue
-        x0_hat = denoise_at(denoiser, xt, times[i])
+        x0_hat = denoise_at(denoiser, xt, times[i], f" (step {i + 1} of {len(times) - 1})")
         c_0, c_t, std = posterior[i]
         # A place is known or unknown, so one draw serves both.
         noise = randn_like(xt, generator) if times[j] > 0 else torch.zeros_like(xt)

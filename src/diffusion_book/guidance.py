@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser, from_network
-from diffusion_book.process import Prediction
+from diffusion_book.process import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
 
 Weight = float | Tensor
@@ -183,9 +183,10 @@ def threshold(denoiser: Denoiser, x0_max: float = 1.0, quantile: float = 1.0) ->
     def inside(xt: Tensor, t: Tensor) -> Tensor:
         x0_hat = denoiser(xt, t)
         if quantile == 1:
-            return x0_hat.clamp(-x0_max, x0_max)
+            return clip(x0_hat, x0_max)
         s = expand(x0_hat.abs().flatten(1).quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
-        return torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
+        inside = torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
+        return inside.add_(x0_hat, alpha=0)  # as in `clip`
 
     return inside
 

@@ -241,7 +241,12 @@ def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: flo
     if output.shape != xt.shape:
         raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
     x0 = (c_t * xt).addcmul_(c_output, output)
-    return x0 if x0_max is None else x0.clamp_(-x0_max, x0_max)
+    return x0 if x0_max is None else clip(x0, x0_max)
+
+
+def clip(x0: Tensor, x0_max: float) -> Tensor:
+    """x0 within ±x0_max; what is infinite becomes NaN, for a sampler to find, rather than a black or white pixel."""
+    return x0.clamp(-x0_max, x0_max).add_(x0, alpha=0)  # 0 · ∞ is NaN
 
 
 def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffusion_book import denoise, process, schedules
+from diffusion_book import denoise, guidance, process, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.samplers import (
     Step,
@@ -356,6 +356,24 @@ def test_nan_from_the_network_stops_the_walk_and_names_time_and_step(name, bad):
     message = f"NaN or infinity at t = 40 (step {step} of 4); look at its output"
     with pytest.raises(FloatingPointError, match=re.escape(message)):
         SAMPLERS[name](denoiser, on(name), x, [100, 80, 40, 20, 0], generator)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("how", ["clipped", "static", "dynamic"])
+def test_clipping_does_not_hide_an_infinite_output(how, bad):
+    """Half precision overflows to infinity; clipped to the range of the data it would be a black picture."""
+
+    def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        output = torch.zeros_like(xt)
+        output[-1, 3] = bad if t[0] <= 40 else 0.0
+        return output
+
+    denoiser = denoise.from_network(network, SCHEDULE, "eps", x0_max=1.0 if how == "clipped" else None)
+    if how != "clipped":
+        denoiser = guidance.threshold(denoiser, 1.0, 1.0 if how == "static" else 0.5)
+    x = start_noise((4, 9), torch.Generator().manual_seed(0))
+    with pytest.raises(FloatingPointError, match=re.escape("NaN or infinity at t = 40 (step 3 of 4)")):
+        SAMPLERS["ddim"](denoiser, SCHEDULE, x, [100, 80, 40, 20, 0], None)
 
 
 @every_sampler

@@ -89,6 +89,17 @@ def test_the_ends_of_the_learned_variance_are_the_small_and_the_large(v, varianc
     assert torch.equal(again, ddpm(exact, schedule, x, times, torch.Generator().manual_seed(3), variance))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_learned_variance_that_is_not_finite_is_blamed_on_its_step(bad):
+    def denoiser(xt, t):
+        v = torch.zeros_like(xt)
+        v[0, 0] = bad if t[0] <= 3 else 0.0
+        return denoise.WithVariance(torch.zeros_like(xt), v)
+
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 3 \(step 2 of 3\)"):
+        ddpm(denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 1, 0], torch.Generator(), "learned")
+
+
 def test_a_learned_variance_needs_a_denoiser_that_says_one():
     with pytest.raises(ValueError, match=r"make it with denoise\.from_network_with_variance"):
         ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 3, 0], torch.Generator(), "learned")

@@ -57,6 +57,8 @@ def ddpm(
         c_0, c_t, std = posterior[i]
         xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:
+            if variance == "learned" and isinstance(estimate, WithVariance):
+                check_estimate(estimate.v, xt, t, where)
             xs = xs + _std(variance, schedule, estimate, std, t, s) * randn_like(xt, generator)
         xt = xs
         if callback is not None:
