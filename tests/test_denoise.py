@@ -205,3 +205,9 @@ def test_the_likelihood_of_a_network_is_that_of_the_denoiser_that_it_is():
     x0 = ring.sample(5, torch.Generator().manual_seed(1))
     found = samplers.log_likelihood(denoise.from_network(network, schedule, "v"), schedule, x0)
     torch.testing.assert_close(found, samplers.log_likelihood(exact, schedule, x0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("x0_max", [0.0, -1.0, float("nan")])
+def test_a_range_that_is_none_is_refused(x0_max):
+    with pytest.raises(ValueError, match="x0_max must be positive"):
+        denoise.from_network(lambda xt, t: xt, schedules.linear(), x0_max=x0_max)

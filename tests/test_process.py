@@ -666,3 +666,14 @@ def test_the_noise_of_an_example_does_not_depend_on_its_batch():
 def test_another_number_of_generators_than_examples_is_refused():
     with pytest.raises(ValueError, match="give one generator for each of the 3 examples, got 2"):
         process.randn_like(torch.zeros(3, 2), process.seeded([1, 2]))
+
+
+@pytest.mark.parametrize("generator", [None, 5, [1, 2], "seed"])
+def test_what_is_no_generator_is_told(generator):
+    with pytest.raises(ValueError, match=r"random numbers need a torch.Generator, .* got "):
+        process.randn_like(torch.zeros(2, 3), generator)
+
+
+def test_one_seed_is_not_a_list_of_them():
+    with pytest.raises(ValueError, match=r"one seed for each example is needed, such as range\(16\), got 5"):
+        process.seeded(5)

@@ -103,6 +103,9 @@ def _reader(
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`to_x0` from (output, x_t, t), which remembers its two numbers for the times that samplers come back to."""
 
+    if x0_max is not None and not x0_max > 0:
+        raise ValueError(f"x0_max must be positive, such as 1.0 for images in [−1, 1], or None; got {x0_max}")
+
     @cache
     @torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give
     def weights(t: int | float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -306,9 +306,17 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise of x's shape, drawn on the generator's device so that a seed means one thing everywhere.
 
     With a sequence of generators, one for each example of x [B, …], an example's noise does not depend on its batch.
+
+    Raises:
+        ValueError: no generators, or another number of them than there are examples.
     """
     if isinstance(generator, torch.Generator):
         return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    if not (isinstance(generator, Sequence) and all(isinstance(g, torch.Generator) for g in generator)):
+        raise ValueError(
+            "random numbers need a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them, one "
+            f"for each example, such as process.seeded(range(B)); got {generator!r:.40}"
+        )
     if len(generator) != len(x):
         raise ValueError(f"give one generator for each of the {len(x)} examples, got {len(generator)}")
     noises = [torch.randn(x.shape[1:], generator=g, device=g.device, dtype=x.dtype) for g in generator]
@@ -316,5 +324,11 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
 
 
 def seeded(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """One generator for each example, for `randn_like` and the samplers: the same seed gives the same picture."""
+    """One generator for each example, for `randn_like` and the samplers: the same seed gives the same picture.
+
+    Raises:
+        ValueError: one seed, where a list of them is wanted.
+    """
+    if isinstance(seeds, int):
+        raise ValueError(f"one seed for each example is needed, such as range(16), got {seeds}")
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffusion_book import denoise, samplers, schedules
 from diffusion_book.interop import load_pipeline, save_pipeline, unet_from_diffusers, unet_to_diffusers
-from diffusion_book.nn import SIZES, UNet, UNetConfig
+from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
 
 K4 = torch.tensor([0, 249, 699, 999])  # their timesteps
 T4 = K4 + 1  # our times
@@ -344,6 +344,44 @@ def test_weights_are_safetensors_or_nothing(tmp_path):
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "unet" / "model.bin")
     with pytest.raises(ValueError, match="weights are read from safetensors only, because other files can run code"):
         load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler': only"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler': only schedulers on DDPM's betas"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name = 'ScoreSdeVeScheduler': only schedulers on"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas = True: only"),
+    ],
+)
+def test_a_scheduler_that_has_no_betas_is_refused(options, message, tmp_path):
+    save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
+    with pytest.raises(ValueError, match=message):
+        load_pipeline(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model.safetensors is damaged"):
+        load_pipeline(tmp_path)
+    (tmp_path / "unet" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json cannot be read"):
+        load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("network", "schedule"),
+    [(UNet(SIZES["tiny"]), schedules.Flow()), (UNet(SIZES["tiny"]), schedules.VP()), (MLP(2), schedules.linear())],
+)
+def test_only_a_unet_with_steps_becomes_a_pipeline(network, schedule, tmp_path):
+    with pytest.raises(ValueError, match="a UNet and a schedule with steps"):
+        save_pipeline(tmp_path, network, schedule, "eps", 8)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):

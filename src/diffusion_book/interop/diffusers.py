@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -68,6 +69,27 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 _PREDICTION_TYPES: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+
+# Schedulers that walk on DDPM's betas; the others, such as those of flows and of EDM, have other schedules.
+_ON_BETAS = (
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 def unet_from_diffusers(
@@ -157,6 +179,11 @@ def save_pipeline(
     types = {ours: theirs for theirs, ours in _PREDICTION_TYPES.items()}
     if prediction not in types:
         raise ValueError(f"diffusers has no prediction {prediction!r}; train one of {', '.join(types)}")
+    if not isinstance(unet, UNet) or not isinstance(schedule, Discrete):
+        raise ValueError(
+            "a pipeline of diffusers is made of a UNet and a schedule with steps, such as schedules.cosine(); "
+            f"got {type(unet).__name__} and {type(schedule).__name__}"
+        )
     config, state = unet_to_diffusers(unet, image_size)
     diffusers = _diffusers()
     model = diffusers.UNet2DModel(**config)
@@ -182,6 +209,10 @@ def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[U
         ImportError: the schedule is one that only `diffusers` can compute, and it is not installed.
     """
     options = _read_json(Path(folder) / "scheduler" / "scheduler_config.json")
+    scheduler = options.get("_class_name", "DDPMScheduler")
+    if scheduler not in _ON_BETAS or options.get("use_flow_sigmas"):
+        what = f"_class_name = {scheduler!r}" if scheduler not in _ON_BETAS else "use_flow_sigmas = True"
+        raise ValueError(f"{what}: only schedulers on DDPM's betas are read, {', '.join(_ON_BETAS)}")
     prediction = options.get("prediction_type", "epsilon")
     if prediction not in _PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be one of {', '.join(_PREDICTION_TYPES)}, got {prediction!r}")
@@ -192,7 +223,11 @@ def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[U
             f"there is no {weights}; weights are read from safetensors only, because other files can run code: "
             "convert them with diffusers' save_pretrained(…, safe_serialization=True)"
         )
-    unet = unet_from_diffusers(config, load_file(weights), last_is_no_label)
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged, or no safetensors file ({error}); fetch it again") from error
+    unet = unet_from_diffusers(config, tensors, last_is_no_label)
     return unet, _schedule(options), _PREDICTION_TYPES[prediction]
 
 
@@ -373,7 +408,11 @@ def _new_name(key: str) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no {path}; give the folder of a pipeline that diffusers saved")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
+    return found
 
 
 def _diffusers() -> Any:
