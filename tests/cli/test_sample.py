@@ -255,3 +255,12 @@ def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):
     words = ["export", "-m", digits, "-f", "safetensors", "-o"]
     assert "must end in .safetensors" in run(*words, "a.bin", fails=True).stderr
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("command", [["sample", "--steps", 2], ["export", "--format", "safetensors"]])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(run, tmp_path, command):
+    (tmp_path / "file").write_text("no folder")
+    out = "file/seven.png" if command[0] == "sample" else "file/seven.safetensors"
+    result = run(*command, "-m", "mnist-unet", "-o", out, fails=True)
+    assert f"{out} cannot be written" in result.stderr
+    assert "give another --out" in result.stderr

@@ -234,8 +234,8 @@ def test_files_of_two_checkpoints_do_not_mix(tmp_path):
         b"[]",
         b"{}",
         b"\xff\xfe\x00",
-        b'{"step": "x", "sha256": {}, "format": 1}',
-        b'{"step": 1, "sha256": 3, "format": 1}',
+        b'{"step": "x", "sha256": {}, "origin": {}, "format": 2}',
+        b'{"step": 1, "sha256": 3, "origin": {}, "format": 2}',
         b'{"step": 1, "sha256": {}}',
         b'{"_class_name": "UNet2DModel"}',
     ],
@@ -252,11 +252,12 @@ def test_a_foreign_folder_is_told(manifest, tmp_path):
         load(path)
 
 
-def test_a_format_of_the_future_is_told(tmp_path):
+@pytest.mark.parametrize("format", [1, 3])
+def test_another_format_is_told(format, tmp_path):
     path = save(tmp_path, 1, parts())
     manifest = json.loads((path / "checkpoint.json").read_text())
-    (path / "checkpoint.json").write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+    (path / "checkpoint.json").write_text(json.dumps({**manifest, "format": format}))
+    with pytest.raises(CheckpointError, match=f"has format {format}, this version reads 2"):
         load(path)
 
 

@@ -79,5 +79,5 @@ def _as_typed(context: typer.Context) -> str:
             words.append(option.opts[0] if value else option.secondary_opts[0])
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [option.opts[0], *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+            words += [option.opts[0], *map(str, values)]
     return shlex.join(words)

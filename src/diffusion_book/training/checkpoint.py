@@ -21,7 +21,7 @@ from torch import Tensor
 
 MANIFEST = "checkpoint.json"
 UNFINISHED = ".unfinished-"
-FORMAT = 1
+FORMAT = 2  # 1 did not say of which run a checkpoint is
 
 Parts = dict[str, dict[str, Tensor]]
 
@@ -138,16 +138,16 @@ def _manifest(checkpoint: Path) -> tuple[int, dict[str, str], dict[str, str]]:
     """Step, hashes by part, and origin."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(
+                f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; "
+                "install the version it is of"
+            )
         step, hashes, origin = int(manifest["step"]), dict(manifest["sha256"]), dict(manifest["origin"])
-        known = manifest["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{checkpoint} is not a checkpoint of this library: {MANIFEST}: {error!r}; {_advice(checkpoint)}"
         ) from error
-    if not known:
-        raise CheckpointError(
-            f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install the version it is of"
-        )
     return step, hashes, origin
 
 
