@@ -1,15 +1,27 @@
 """Networks and pipelines against `diffusers` itself: the same numbers on both sides, and back again."""
 
+import inspect
 import json
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UNet2DModel,
+)
 from torch import nn
 
-from diffusion_book import denoise, samplers, schedules
+from diffusion_book import denoise, process, samplers, schedules
 from diffusion_book.interop import load_pipeline, save_pipeline, unet_from_diffusers, unet_to_diffusers
 from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
 
@@ -222,6 +234,35 @@ def test_an_option_that_does_not_fit_is_named(changes, message):
         unet_from_diffusers(TINY | changes, {})
 
 
+# What a config.json of another hand, or a damaged one, may have in any place.
+ODD = (None, 0, -1, 1, 3, 5, 0.5, 1e400, True, False, "", "conv", [], [0], [None, 16], [16], {}, ["DownBlock2D"] * 2)
+# Options that say nothing of a network: the size of its images, and of a table that only learned times have.
+SILENT = ("sample_size", "num_train_timesteps")
+# Where an option is another's measure, that other may be the one that no longer fits.
+MEASURED = {
+    "in_channels": "out_channels",
+    "block_out_channels": "down_block_types",
+    "down_block_types": "up_block_types",
+}
+
+
+@pytest.mark.parametrize("base", [TINY, SCALE_SHIFT], ids=["add", "scale-shift"])
+@pytest.mark.parametrize("option", [key for key in inspect.signature(UNet2DModel).parameters if key not in SILENT])
+def test_each_option_is_read_as_diffusers_reads_it_or_named(option, base):
+    """Without weights: what is lacking then are weights that `UNet2DModel` has, or an option that does not fit."""
+    refused = 0
+    for value in ODD:
+        config = base | {option: value}
+        named = f"^({option}|{MEASURED.get(option, option)}) = .* does not fit: our UNet needs"
+        with pytest.raises(ValueError, match=f"{named}|^the weights lack") as told:
+            unet_from_diffusers(config, {})
+        if str(told.value).startswith("the weights lack"):
+            unet_from_diffusers(config, UNet2DModel(**config).state_dict())
+        else:
+            refused += 1
+    assert refused > 5, "odd values of every option were read"
+
+
 @pytest.mark.parametrize(
     ("drop", "add", "message"),
     [
@@ -346,20 +387,142 @@ def test_weights_are_safetensors_or_nothing(tmp_path):
         load_pipeline(tmp_path)
 
 
+SIXTEEN = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(16))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(schedules.Flow(), "u"), (schedules.EDM(20.0, 0.7), "F"), (schedules.EDM(), "F")],
+)
+def test_a_flow_and_edm_saved_here_sample_there_like_ours(schedule, prediction, tmp_path):
+    """The pipeline's own loop, from the noise that `start_noise` draws; our `euler` on the same times."""
+    ours = randomised(UNet(replace(SIZES["tiny"], image_channels=3)))
+    save_pipeline(tmp_path, ours, schedule, prediction, image_size=8)
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    found = pipeline(2, num_inference_steps=8, generator=generator, output_type="pt").images
+
+    again, schedule_again, prediction_again = load_pipeline(tmp_path)
+    assert again.config == ours.config  # `time_origin` too, so that the weights went and came as they are
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert prediction_again == prediction
+    assert vars(schedule_again) == vars(schedule)
+    times = pipeline.scheduler.sigmas.double().clamp(max=schedule.T).tolist()  # 80 in float32, and a hair above
+    xt = samplers.start_noise((2, 3, 8, 8), torch.Generator().manual_seed(7), schedule=schedule)
+    x0 = samplers.euler(denoise.from_network(again, schedule_again, prediction), schedule_again, xt, times)
+    # Both are float32, 6e-8 at each of the few operations of each of the 8 steps.
+    torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+    assert found.std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "schedule", "prediction"),
+    [
+        (FlowMatchEulerDiscreteScheduler(), schedules.Flow(), "u"),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), schedules.Flow(), "u"),
+        (FlowMatchEulerDiscreteScheduler(shift_terminal=0.1, use_karras_sigmas=True), schedules.Flow(), "u"),
+        (EDMEulerScheduler(), schedules.EDM(), "F"),
+        (EDMEulerScheduler(sigma_max=10.0, sigma_data=1.0, prediction_type="v_prediction"), schedules.EDM(10, 1), "F"),
+        (EDMDPMSolverMultistepScheduler(solver_order=1, sigma_data=0.7), schedules.EDM(sigma_data=0.7), "F"),
+    ],
+)
+def test_a_flow_and_edm_saved_there_sample_here_like_theirs(scheduler, schedule, prediction, tmp_path):
+    theirs = randomised(UNet2DModel(**TINY))
+    DDPMPipeline(theirs, scheduler).save_pretrained(tmp_path)
+    unet, found, found_prediction = load_pipeline(tmp_path)
+    assert found_prediction == prediction
+    assert type(found) is type(schedule)
+    assert vars(found) == vars(schedule)
+
+    scheduler.set_timesteps(6)
+    xt = start = SIXTEEN * found.prior_std
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(xt, k) if prediction == "F" else xt
+            xt = scheduler.step(theirs(scaled, k).sample, k, xt).prev_sample
+    times = scheduler.sigmas.double().clamp(max=found.T).tolist()
+    x0 = samplers.euler(denoise.from_network(unet, found, prediction), found, start, times)
+    torch.testing.assert_close(x0, xt, rtol=1e-5, atol=1e-5)
+
+
+def test_flow_times_are_those_that_their_network_is_told(tmp_path):
+    """Both networks note what they are asked: the picture as it comes in, and the number for the time."""
+    for schedule, prediction in ((schedules.Flow(), "u"), (schedules.EDM(), "F")):
+        save_pipeline(tmp_path, UNet(replace(SIZES["tiny"], image_channels=3)), schedule, prediction, 8)
+        pipeline = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        there, here = [], []
+        pipeline.unet.register_forward_pre_hook(lambda _, inputs, there=there: there.append(inputs))
+        pipeline(2, num_inference_steps=5, generator=torch.Generator().manual_seed(7), output_type="pt")
+
+        def network(x, t, here=here):
+            here.append((x, t[0]))
+            return torch.zeros_like(x)
+
+        times = pipeline.scheduler.sigmas.double().clamp(max=schedule.T).tolist()
+        xt = samplers.start_noise((2, 3, 8, 8), torch.Generator().manual_seed(7), schedule=schedule)
+        samplers.euler(denoise.from_network(network, schedule, prediction), schedule, xt, times)
+        assert len(here) == 5
+        for (x, t), (their_x, their_t) in zip(here, there, strict=True):
+            torch.testing.assert_close(x, their_x, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(t, their_t, rtol=1e-6, atol=1e-6)
+
+
+def test_a_solver_that_walks_on_a_flow_is_read_as_one(tmp_path):
+    scheduler = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=2.0)
+    DDPMPipeline(UNet2DModel(**TINY), scheduler).save_pretrained(tmp_path)
+    _, schedule, prediction = load_pipeline(tmp_path)
+    scheduler.set_timesteps(4)
+    for i, sigma in enumerate(scheduler.sigmas[:-1].double()):
+        scheduler._step_index = i
+        expected = scheduler.convert_model_output(SIXTEEN, sample=SIXTEEN.flip(0))
+        found = process.to_x0(prediction, SIXTEEN, schedule, SIXTEEN.flip(0), sigma)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler': only"),
-        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler': only schedulers on DDPM's betas"),
-        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name = 'ScoreSdeVeScheduler': only schedulers on"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas = True: only"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name = 'ScoreSdeVeScheduler': only schedulers of known"),
+        ({"_class_name": None}, "_class_name = None: only schedulers of known schedules are read, DDIMInverse"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True},
+            "prediction_type = 'epsilon' does not fit: DPMSolverMultistepScheduler needs flow_prediction on a flow",
+        ),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"},
+            "timestep_type = 'continuous' does not fit: EulerDiscreteScheduler needs discrete",
+        ),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 500},
+            "num_train_timesteps = 500 does not fit: FlowMatchEulerDiscreteScheduler needs 1000",
+        ),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "invert_sigmas": True},
+            "invert_sigmas = True does not fit",
+        ),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, "'sample' does not fit: EDMEulerScheduler"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_data": 0}, "sigma_data = 0 does not fit: .* a positive number"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_max": "80"}, "sigma_max = '80' does not fit"),
+        ({"prediction_type": "flow_prediction"}, "'flow_prediction' does not fit: DDPMScheduler needs one of epsilon"),
+        ({"prediction_type": []}, r"prediction_type = \[\] does not fit"),
+        ({"trained_betas": "none"}, "scheduler_config.json: DDPMScheduler cannot be made of its options"),
+        ({"trained_betas": None, "beta_schedule": "steep"}, "DDPMScheduler cannot be made of its options"),
+        ({"trained_betas": None, "beta_start": None}, "DDPMScheduler cannot be made of its options"),
     ],
 )
-def test_a_scheduler_that_has_no_betas_is_refused(options, message, tmp_path):
+def test_an_option_of_a_scheduler_that_does_not_fit_is_named(options, message, tmp_path):
     save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
     with pytest.raises(ValueError, match=message):
+        load_pipeline(tmp_path)
+
+
+def test_a_flow_has_no_variance_to_learn(tmp_path):
+    DDPMPipeline(UNet2DModel(**TINY | {"out_channels": 6}), FlowMatchHeunDiscreteScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"out_channels = 6 does not fit: Flow\(T=1\) has no variance to learn"):
         load_pipeline(tmp_path)
 
 
@@ -372,23 +535,45 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json cannot be read"):
         load_pipeline(tmp_path)
+    (tmp_path / "unet" / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"config.json must hold options by name, got a list"):
+        load_pipeline(tmp_path)
+
+
+LEARNED = UNet(replace(SIZES["tiny"], learned_variance=True))
 
 
 @pytest.mark.parametrize(
-    ("network", "schedule"),
-    [(UNet(SIZES["tiny"]), schedules.Flow()), (UNet(SIZES["tiny"]), schedules.VP()), (MLP(2), schedules.linear())],
+    ("network", "schedule", "prediction", "message"),
+    [
+        (MLP(2), schedules.linear(), "eps", "a pipeline of diffusers is made of a UNet, got MLP"),
+        (UNet(SIZES["tiny"]), schedules.VP(), "eps", r"steps, such as schedules.cosine\(\), .* got VP\(T=1\)"),
+        (
+            UNet(SIZES["tiny"]),
+            schedules.linear(),
+            "score",
+            "DDPMScheduler knows no prediction 'score'; train one of eps",
+        ),
+        (
+            UNet(SIZES["tiny"]),
+            schedules.Flow(),
+            "v",
+            "FlowMatchEulerDiscreteScheduler knows no prediction 'v'; .* of u",
+        ),
+        (UNet(SIZES["tiny"]), schedules.EDM(), "x0", "EDMEulerScheduler knows no prediction 'x0'; train one of F"),
+        (LEARNED, schedules.EDM(), "F", "EDMEulerScheduler knows no learned variance"),
+        (LEARNED, schedules.Flow(), "u", "FlowMatchEulerDiscreteScheduler knows no learned variance"),
+    ],
 )
-def test_only_a_unet_with_steps_becomes_a_pipeline(network, schedule, tmp_path):
-    with pytest.raises(ValueError, match="a UNet and a schedule with steps"):
-        save_pipeline(tmp_path, network, schedule, "eps", 8)
+def test_what_has_no_counterpart_is_named_and_nothing_is_written(network, schedule, prediction, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_pipeline(tmp_path, network, schedule, prediction, 8)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"there is no .*scheduler_config.json; give the folder of a pipeline"):
         load_pipeline(tmp_path)
-    with pytest.raises(ValueError, match="diffusers has no prediction 'score'; train one of eps, v, x0"):
-        save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "score", 8)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"pip install 'diffusion-book\[interop\]'"):
         save_pipeline(tmp_path, UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)

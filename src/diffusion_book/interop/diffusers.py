@@ -1,12 +1,14 @@
 """U-Nets and pipelines to and from `diffusers`: its UNet2DModel is our UNet under other names. Chapters 5 and 16.
 
-One difference is of meaning: `diffusers` counts the noisy times from 0, this book from 1, so its timestep k is our
-t = k + 1. A network read from there has `time_origin` = 1; in one written there the step of time goes into the first
-layer behind the sinusoids. Only pipelines need the package `diffusers` itself (the extra `interop`).
+Differences are of meaning. Where a schedule has steps, `diffusers` counts the noisy times from 0, this book from 1, so
+its timestep k is our t = k + 1. A network read from there has `time_origin` = 1; in one written there the step of time
+goes into the first layer behind the sinusoids. Flows and EDM tell a network the same numbers there as here, the
+schedule's `clock`: 1000 t and ¼ ln σ. Only pipelines need the package `diffusers` itself (the extra `interop`).
 """
 
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from diffusion_book.nn import UNet, UNetConfig, timestep_embedding
 from diffusion_book.process import Prediction
-from diffusion_book.schedules import Discrete
+from diffusion_book.schedules import EDM, Discrete, Flow, Schedule
 
 # What UNet2DModel takes for an option that a configuration leaves out.
 _DEFAULTS: dict[str, Any] = {
@@ -68,9 +70,48 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "class_embed_type": (None,),
 }
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(of, value))
+
+
+_COUNT = (_is_count, "a positive integer")
+_COUNT_OR_NONE = (lambda value: value is None or _is_count(value), "None or a positive integer")
+_FLAG = (lambda value: isinstance(value, bool), "True or False")
+_NAMES = (lambda value: _is_list(value, lambda name: isinstance(name, str)), "a list of names")
+
+# What each of the others must be, before it is compared with its neighbours.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "in_channels": _COUNT,
+    "flip_sin_to_cos": _FLAG,
+    "block_out_channels": (lambda value: _is_list(value, _is_count), "a list of positive integers"),
+    "down_block_types": _NAMES,
+    "up_block_types": _NAMES,
+    "layers_per_block": _COUNT,
+    "dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    "attention_head_dim": _COUNT_OR_NONE,
+    "norm_num_groups": _COUNT,
+    "norm_eps": (lambda value: _is_number(value) and value > 0, "a positive number"),
+    "add_attention": _FLAG,
+    "num_class_embeds": _COUNT_OR_NONE,
+}
+
 _PREDICTION_TYPES: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
-# Schedulers that walk on DDPM's betas; the others, such as those of flows and of EDM, have other schedules.
+# What EDM's schedulers call a prediction is F or −F: the sign with which it enters their x̂0.
+_SIGNS_OF_F = {"epsilon": 1, "v_prediction": -1}
+_ON_EDM = ("EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
+_ON_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+# Schedulers that walk on DDPM's betas, unless they are told to walk on a flow.
 _ON_BETAS = (
     "DDIMInverseScheduler",
     "DDIMParallelScheduler",
@@ -93,7 +134,10 @@ _ON_BETAS = (
 
 
 def unet_from_diffusers(
-    config: Mapping[str, Any], state_dict: Mapping[str, Tensor], last_is_no_label: bool = False
+    config: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
+    last_is_no_label: bool = False,
+    time_origin: int = 1,
 ) -> UNet:
     """The U-Net of a `UNet2DModel`, with its weights in float32, ready to evaluate: ours at t is theirs at t − 1.
 
@@ -102,11 +146,12 @@ def unet_from_diffusers(
         state_dict: its weights, in any precision; the old names of its attention layers are understood.
         last_is_no_label: whether the last of its `num_class_embeds` classes means "no label". `diffusers` does not
             say; otherwise the network wants a label in every call.
+        time_origin: the time of ours that they call 0: 1 where they count steps, 0 for flows and EDM.
 
     Raises:
         ValueError: an option or a weight does not fit a `UNet`; the message names the first.
     """
-    ours = _config_from_diffusers(config, last_is_no_label)
+    ours = _config_from_diffusers(config, last_is_no_label, time_origin)
     with torch.device("meta"):  # names and shapes only: no memory, and no random numbers
         unet = UNet(ours)
     left = {_new_name(key): value for key, value in state_dict.items()}
@@ -133,16 +178,17 @@ def unet_from_diffusers(
 
 
 def unet_to_diffusers(
-    unet: UNet, image_size: int | tuple[int, int] | None = None
+    unet: UNet, image_size: int | tuple[int, int] | None = None, time_origin: int = 1
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The options and weights with which a `UNet2DModel` at timestep t − 1 is our U-Net at t.
 
-    Weights read by `unet_from_diffusers` go back bit for bit. Those of a network with another `time_origin` than 1
-    have the step of time in `time_embedding.linear_1`; the outputs then differ by the rounding of an angle.
+    Weights read by `unet_from_diffusers` go back bit for bit. Those of a network with another `time_origin` than is
+    asked for have the step of time in `time_embedding.linear_1`; the outputs then differ by the rounding of an angle.
 
     Args:
         unet: what to write. Label `classes` still means "no label", but nothing in the options says so.
         image_size: side, or (height, width), of the images; `diffusers` wants to know before it samples.
+        time_origin: the time of ours that they are to call 0: 1 where they count steps, 0 for flows and EDM.
 
     Raises:
         ValueError: an option of the U-Net is not one of `UNet2DModel`'s; the message names the first.
@@ -151,8 +197,8 @@ def unet_to_diffusers(
     state = {}
     for key, value in unet.state_dict().items():
         value = value.detach()
-        if key == "embed_time.layers.0.weight" and unet.config.time_origin != 1:
-            value = _turn(value, 1 - unet.config.time_origin, unet.config)
+        if key == "embed_time.layers.0.weight" and unet.config.time_origin != time_origin:
+            value = _turn(value, time_origin - unet.config.time_origin, unet.config)
         names = _names(key)
         for name, part in zip(names, value.chunk(len(names))):
             matrix = ".attentions." in name and part.ndim == 4
@@ -161,61 +207,63 @@ def unet_to_diffusers(
 
 
 def save_pipeline(
-    folder: Path | str, unet: UNet, schedule: Discrete, prediction: Prediction, image_size: int | tuple[int, int]
+    folder: Path | str, unet: UNet, schedule: Schedule, prediction: Prediction, image_size: int | tuple[int, int]
 ) -> None:
-    """Write a folder that `DDPMPipeline.from_pretrained(folder)` loads, weights as safetensors.
+    """Write a folder that `DiffusionPipeline.from_pretrained(folder)` loads, weights as safetensors.
+
+    | schedule | prediction | scheduler there | pipeline there |
+    |---|---|---|---|
+    | with steps | "eps", "v", "x0" | DDPMScheduler | DDPMPipeline |
+    | `Flow` | "u" | FlowMatchEulerDiscreteScheduler | DDPMPipeline |
+    | `EDM` | "F" | EDMEulerScheduler | ConsistencyModelPipeline |
+
+    The last has the loop that EDM needs: noise of σ_max to start from, the input scaled by c_in, labels as well. That
+    of DDPMPipeline leaves out all three, and that of ConsistencyModelPipeline draws squares only.
 
     Args:
         folder: is made, and may exist.
         unet: the network. `DDPMPipeline` gives it no labels, so one with classes is for your own loop.
-        schedule: the schedule it was trained on; its β go along, so that any schedule does.
-        prediction: what it was trained to output: "eps", "v" or "x0".
+        schedule: the schedule it was trained on; any with steps, whose β go along, `Flow` or `EDM`.
+        prediction: what it was trained to output.
         image_size: side, or (height, width), of the images that it was trained on.
 
     Raises:
         ValueError: something has no counterpart there; nothing is written.
         ImportError: `diffusers` is not installed.
+
+    Source: of the schedules, Ho et al. 2020; Liu et al. 2023; Karras et al. 2022, table 1.
     """
-    types = {ours: theirs for theirs, ours in _PREDICTION_TYPES.items()}
-    if prediction not in types:
-        raise ValueError(f"diffusers has no prediction {prediction!r}; train one of {', '.join(types)}")
-    if not isinstance(unet, UNet) or not isinstance(schedule, Discrete):
-        raise ValueError(
-            "a pipeline of diffusers is made of a UNet and a schedule with steps, such as schedules.cosine(); "
-            f"got {type(unet).__name__} and {type(schedule).__name__}"
-        )
-    config, state = unet_to_diffusers(unet, image_size)
+    if not isinstance(unet, UNet):
+        raise ValueError(f"a pipeline of diffusers is made of a UNet, got {type(unet).__name__}")
+    scheduler, options = _scheduler_to_diffusers(schedule, prediction, unet.config.learned_variance)
+    config, state = unet_to_diffusers(unet, image_size, _time_origin(schedule))
     diffusers = _diffusers()
     model = diffusers.UNet2DModel(**config)
     model.load_state_dict(state)
-    scheduler = diffusers.DDPMScheduler(
-        num_train_timesteps=schedule.T,
-        trained_betas=schedule.beta[1:].tolist(),
-        prediction_type=types[prediction],
-        variance_type="learned_range" if unet.config.learned_variance else "fixed_small",
-    )
-    diffusers.DDPMPipeline(model, scheduler).save_pretrained(folder, safe_serialization=True)
+    pipeline = diffusers.ConsistencyModelPipeline if isinstance(schedule, EDM) else diffusers.DDPMPipeline
+    pipeline(model, getattr(diffusers, scheduler)(**options)).save_pretrained(folder, safe_serialization=True)
 
 
-def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[UNet, Discrete, Prediction]:
+def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[UNet, Schedule, Prediction]:
     """The network, schedule and prediction of a pipeline's folder, as `diffusers` or `save_pipeline` wrote it.
+
+    How its scheduler steps is left behind: the spacing of its times, σ_min and ρ of EDM, the shift of a flow, which
+    there moves the times and nothing else. Choose a grid of ours; a shift k takes t to k t/(1 + (k − 1) t).
 
     Args:
         folder: has unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json.
         last_is_no_label: see `unet_from_diffusers`.
+
+    Returns:
+        The network, ready to evaluate; its schedule, with DDPM's steps, `Flow` or `EDM`; its prediction. Where EDM's
+        scheduler says "v_prediction", which is −F, the network's last layer comes with the other sign.
 
     Raises:
         ValueError: a file is not there, or something in one does not fit; the message names it.
         ImportError: the schedule is one that only `diffusers` can compute, and it is not installed.
     """
     options = _read_json(Path(folder) / "scheduler" / "scheduler_config.json")
-    scheduler = options.get("_class_name", "DDPMScheduler")
-    if scheduler not in _ON_BETAS or options.get("use_flow_sigmas"):
-        what = f"_class_name = {scheduler!r}" if scheduler not in _ON_BETAS else "use_flow_sigmas = True"
-        raise ValueError(f"{what}: only schedulers on DDPM's betas are read, {', '.join(_ON_BETAS)}")
-    prediction = options.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTION_TYPES:
-        raise ValueError(f"prediction_type must be one of {', '.join(_PREDICTION_TYPES)}, got {prediction!r}")
+    schedule, prediction, sign = _schedule_from_diffusers(options)
     config = _read_json(Path(folder) / "unet" / "config.json")
     weights = Path(folder) / "unet" / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
@@ -227,11 +275,86 @@ def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[U
         tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} is damaged, or no safetensors file ({error}); fetch it again") from error
-    unet = unet_from_diffusers(config, tensors, last_is_no_label)
-    return unet, _schedule(options), _PREDICTION_TYPES[prediction]
+    unet = unet_from_diffusers(config, tensors, last_is_no_label, _time_origin(schedule))
+    if unet.config.learned_variance and not isinstance(schedule, Discrete):
+        raise ValueError(f"out_channels = {config['out_channels']} does not fit: {schedule!r} has no variance to learn")
+    with torch.no_grad():
+        for parameter in unet.head.parameters():
+            parameter.mul_(sign)
+    return unet, schedule, prediction
 
 
-def _schedule(options: Mapping[str, Any]) -> Discrete:
+def _time_origin(schedule: Schedule) -> int:
+    return 1 if isinstance(schedule, Discrete) else 0
+
+
+def _scheduler_to_diffusers(
+    schedule: Schedule, prediction: Prediction, learned_variance: bool
+) -> tuple[str, dict[str, Any]]:
+    """The name of a scheduler of theirs, and its options."""
+    known: dict[Prediction, str]
+    if isinstance(schedule, Flow):
+        name, known, options = "FlowMatchEulerDiscreteScheduler", {"u": ""}, {}
+    elif isinstance(schedule, EDM):
+        name, known = "EDMEulerScheduler", {"F": "epsilon"}
+        options = {"sigma_max": schedule.T, "sigma_data": schedule.sigma_data, "prediction_type": "epsilon"}
+    elif isinstance(schedule, Discrete):
+        name, known = "DDPMScheduler", {ours: theirs for theirs, ours in _PREDICTION_TYPES.items()}
+        options = {
+            "num_train_timesteps": schedule.T,
+            "trained_betas": schedule.beta[1:].tolist(),
+            "prediction_type": known.get(prediction),
+            "variance_type": "learned_range" if learned_variance else "fixed_small",
+        }
+    else:
+        raise ValueError(
+            "diffusers has schedules with steps, such as schedules.cosine(), schedules.Flow and schedules.EDM; "
+            f"got {schedule!r}"
+        )
+    if prediction not in known:
+        raise ValueError(f"diffusers' {name} knows no prediction {prediction!r}; train one of {', '.join(known)}")
+    if learned_variance and not isinstance(schedule, Discrete):
+        raise ValueError(f"diffusers' {name} knows no learned variance; train a network without one")
+    return name, options
+
+
+def _schedule_from_diffusers(options: Mapping[str, Any]) -> tuple[Schedule, Prediction, int]:
+    """Schedule, prediction, and the sign with which the network's output is that prediction."""
+
+    def check(option: str, value: Any, fits: bool, expected: str) -> None:
+        if not fits:
+            raise ValueError(f"{option} = {value!r} does not fit: {scheduler} needs {expected}")
+
+    scheduler = options.get("_class_name", "DDPMScheduler")
+    prediction = options.get("prediction_type", "epsilon")
+    check("prediction_type", prediction, isinstance(prediction, str), "a name")
+    if scheduler in _ON_EDM:
+        check("prediction_type", prediction, prediction in _SIGNS_OF_F, " or ".join(_SIGNS_OF_F))
+        sigmas = {"sigma_max": options.get("sigma_max", 80.0), "sigma_data": options.get("sigma_data", 0.5)}
+        for option, value in sigmas.items():
+            check(option, value, _is_number(value) and value > 0, "a positive number")
+        return EDM(**sigmas), "F", _SIGNS_OF_F[prediction]
+    if scheduler in _ON_FLOW or (scheduler in _ON_BETAS and options.get("use_flow_sigmas")):
+        steps = options.get("num_train_timesteps", 1000)
+        check("num_train_timesteps", steps, steps == 1000, "1000, since our Flow tells a network 1000 t")
+        inverted = options.get("invert_sigmas", False)
+        check("invert_sigmas", inverted, not inverted, "False, with the noise at 1")
+        if scheduler in _ON_BETAS:
+            check("prediction_type", prediction, prediction == "flow_prediction", "flow_prediction on a flow")
+        return Flow(), "u", 1
+    if scheduler not in _ON_BETAS:
+        known = ", ".join(sorted([*_ON_BETAS, *_ON_EDM, *_ON_FLOW]))
+        raise ValueError(f"_class_name = {scheduler!r}: only schedulers of known schedules are read, {known}")
+    check("prediction_type", prediction, prediction in _PREDICTION_TYPES, f"one of {', '.join(_PREDICTION_TYPES)}")
+    clock = options.get("timestep_type", "discrete")
+    check("timestep_type", clock, clock == "discrete", "discrete, as DDPM counts its steps")
+    try:
+        return _discrete(options), _PREDICTION_TYPES[prediction], 1
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"scheduler_config.json: {scheduler} cannot be made of its options ({error})") from error
+
+
+def _discrete(options: Mapping[str, Any]) -> Discrete:
     beta = options.get("trained_betas")
     if beta is None or options.get("rescale_betas_zero_snr"):
         scheduler = _diffusers().DDPMScheduler
@@ -240,7 +363,7 @@ def _schedule(options: Mapping[str, Any]) -> Discrete:
     return Discrete(torch.tensor(beta, dtype=torch.float64))
 
 
-def _config_from_diffusers(config: Mapping[str, Any], last_is_no_label: bool) -> UNetConfig:
+def _config_from_diffusers(config: Mapping[str, Any], last_is_no_label: bool, time_origin: int) -> UNetConfig:
     for option in config:
         if option not in _DEFAULTS and not option.startswith("_"):  # _class_name, _diffusers_version, _name_or_path
             raise ValueError(f"{option} = {config[option]!r}: this is no option of a UNet2DModel that is known here")
@@ -252,12 +375,15 @@ def _config_from_diffusers(config: Mapping[str, Any], last_is_no_label: bool) ->
 
     for option, values in _FIXED.items():
         check(option, theirs[option] in values, " or ".join(map(repr, values)))
+    for option, (fits, expected) in _KINDS.items():
+        check(option, fits(theirs[option]), expected)
     widths, groups, head = theirs["block_out_channels"], theirs["norm_num_groups"], theirs["attention_head_dim"]
     C = theirs["in_channels"]
     check("out_channels", theirs["out_channels"] in (C, 2 * C), f"in_channels = {C} or twice as many")
     check("block_out_channels", widths[0] % 2 == 0, "an even first width")
+    check("block_out_channels", widths[0] > 2 * theirs["freq_shift"], "a first width of 4 or more with freq_shift = 1")
     check("time_embedding_dim", theirs["time_embedding_dim"] in (None, 4 * widths[0]), f"None or {4 * widths[0]}")
-    check("norm_num_groups", bool(groups) and all(w % groups == 0 for w in widths), f"a divisor of each of {widths}")
+    check("norm_num_groups", all(w % groups == 0 for w in widths), f"a divisor of each of {widths}")
     check("attn_norm_num_groups", theirs["attn_norm_num_groups"] in (None, groups), f"None or {groups}")
     levels, resample = _levels(theirs, check)
     attends = [widths[level] for level in levels] + [widths[-1]] * theirs["add_attention"]
@@ -285,7 +411,7 @@ def _config_from_diffusers(config: Mapping[str, Any], last_is_no_label: bool) ->
         # Theirs leaves this norm out under scale_shift, unless it is given groups.
         middle_attention_norm=add or theirs["attn_norm_num_groups"] is not None or not theirs["add_attention"],
         norm_eps=theirs["norm_eps"],
-        time_origin=1,
+        time_origin=time_origin,
         frequency_shift=theirs["freq_shift"],
         sines_first=not theirs["flip_sin_to_cos"],
     )
@@ -409,9 +535,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no {path}; give the folder of a pipeline that diffusers saved")
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold options by name, got a {type(found).__name__}; fetch it again")
     return found
 
 
