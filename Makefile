@@ -49,6 +49,7 @@ bench: install ## time the library beside its peers and measure orders; writes b
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@for script in imports samplers orders nfe unet training_overhead; do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(BIN)/python benchmarks/plots.py
 
 serve: ## show the built site at http://localhost:8000 (PORT=…)
 	$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html

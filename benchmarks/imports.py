@@ -30,7 +30,7 @@ def main() -> None:
     )
     print(table)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "imports.md").write_text(table, encoding="utf-8")
+    (RESULTS / "imports.md").write_text(table + "\n![ratios](imports.png)\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(table)
     if not quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "samplers.md").write_text(table, encoding="utf-8")
+        (RESULTS / "samplers.md").write_text(table + "\n![ratios](samplers.png)\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
