@@ -1,9 +1,11 @@
 """Our U-Net beside those of other libraries, at equal size: a training step, a forward pass, memory.
 
     python benchmarks/unet.py --rounds 5 --threads 2
+    python benchmarks/unet.py --device cuda --compile
 
 The contestants take turns within a round, and each is divided by `diffusers` in the same round, so that what else the
-machine does falls on all alike. Only these ratios mean anything. Peers that are not installed are left out.
+machine does falls on all alike. Only these ratios mean anything. Peers that are not installed are left out. The table
+is results/unet.md, and on a GPU, or of compiled networks, unet-cuda.md, unet-cpu-compiled.md and the like.
 """
 
 import argparse
@@ -81,6 +83,7 @@ def denoising_diffusion_pytorch() -> nn.Module:
 # Name → the network, and the precision it computes in.
 CONTESTANTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     BASELINE: (diffusers, "fp32"),
+    "diffusers, auto": (diffusers, "auto"),
     "ours, same network": (ours_converted, "fp32"),
     "ours": (ours, "fp32"),
     "ours, same network, auto": (ours_converted, "auto"),
@@ -93,10 +96,11 @@ CONTESTANTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 class Contestant:
     """A network with its optimiser and its batch."""
 
-    def __init__(self, name: str, batch: int, device: torch.device) -> None:
+    def __init__(self, name: str, batch: int, device: torch.device, compiled: bool) -> None:
         build, self.precision = CONTESTANTS[name]
         torch.manual_seed(0)
         self.network = build().to(device).train()
+        self.run = torch.compile(self.network, dynamic=False) if compiled else self.network
         self.optimiser = torch.optim.AdamW(self.network.parameters(), 1e-4, fused=True)
         self.x = torch.randn(batch, 3, 32, 32, device=device)
         self.t = torch.randint(1, 1000, (batch,), device=device)
@@ -104,7 +108,7 @@ class Contestant:
     def step(self) -> None:
         """Forward, backward, AdamW."""
         with autocast(self.precision, self.x.device):
-            loss = (self.network(self.x, self.t).float() - self.x).square().mean()
+            loss = (self.run(self.x, self.t).float() - self.x).square().mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -113,7 +117,7 @@ class Contestant:
     def forward(self) -> None:
         """As a sampler calls it."""
         with autocast(self.precision, self.x.device):
-            self.network(self.x, self.t)
+            self.run(self.x, self.t)
 
     def parameters(self) -> float:
         """In millions."""
@@ -128,23 +132,39 @@ class Contestant:
 
 
 def seconds(work: Callable[[], None], clock: Callable[[], float], device: torch.device) -> float:
+    """Of one call; on a GPU, which runs behind the program, the mean of ten that are waited for."""
+    calls = 10 if device.type == "cuda" else 1
+    wait(device)
     start = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    for _ in range(calls):
+        work()
+    wait(device)
+    return (clock() - start) / calls
 
 
-def peak_megabytes(name: str, batch: int, device: torch.device) -> float:
-    """What a training step adds to a process that holds the network and its optimiser's state."""
-    contestant = Contestant(name, batch, device)
-    small = Contestant(name, 1, device)
-    small.step()  # what is set up once for all
+def wait(device: torch.device) -> None:
+    """Until everything that was asked of a GPU is done."""
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+
+
+def peak_megabytes(name: str, batch: int, device: torch.device, compiled: bool) -> float:
+    """What a training step adds to a process that holds the network; on a CPU the first one, the optimiser's state too.
+
+    A GPU's memory is counted by torch; a CPU's is that of the process, which never gives back what one step took.
+    """
+    contestant = Contestant(name, batch, device, compiled)
+    if device.type == "cuda":
+        contestant.step()  # compiles, and makes the optimiser's state
+        contestant.optimiser.zero_grad(set_to_none=True)
+        wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         contestant.step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    small = Contestant(name, 1, device, compiled)
+    small.step()  # what is set up once for all
     before = resident_peak()
     contestant.step()
     return resident_peak() - before
@@ -161,22 +181,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", nargs="*", default=list(CONTESTANTS), help="some of the contestants")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile have every network first (minutes)")
+    parser.add_argument("--quick", action="store_true", help="one round of a batch of 4; writes nothing")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(CONTESTANTS), default=list(CONTESTANTS), help="some of the contestants"
+    )
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, for a very busy machine")
     parser.add_argument("--no-memory", action="store_true", help="leave out memory, which starts a process for each")
     parser.add_argument("--memory-of", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        parser.error(f"torch has no {device} here; --device is cpu, or cuda where torch sees a GPU")
+    if args.cpu_time and device.type == "cuda":
+        parser.error("--cpu-time counts the processor's time, and a GPU's work takes next to none of it")
     if args.memory_of:
-        print(peak_megabytes(args.memory_of, args.batch, device))
+        print(peak_megabytes(args.memory_of, args.batch, device, args.compile))
         return
+    if args.quick:
+        args.rounds, args.batch = 1, 4
 
     contestants = {}
     for name in dict.fromkeys([BASELINE, *args.only]):
         try:
-            contestants[name] = Contestant(name, args.batch, device)
+            contestants[name] = Contestant(name, args.batch, device, args.compile)
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
     if BASELINE not in contestants:
@@ -196,27 +226,39 @@ def main() -> None:
     memory = {}
     for name in () if args.no_memory else contestants:
         command = [sys.executable, __file__, "--memory-of", name, "--batch", str(args.batch), "--device", args.device]
-        found = subprocess.run([*command, "--threads", str(args.threads)], capture_output=True, text=True, check=True)
+        command += ["--threads", str(args.threads), *["--compile"] * args.compile]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         memory[name] = float(found.stdout.split()[-1])
 
     def ratio(times: dict[str, list[float]], name: str) -> str:
         ratios = [mine / theirs for mine, theirs in zip(times[name], times[BASELINE])]
         return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
-    base = f"{statistics.median(step[BASELINE]):.2f} s a step, {statistics.median(forward[BASELINE]):.2f} s forward"
+    milliseconds = {
+        name: 1e3 * statistics.median(times[BASELINE]) for name, times in (("a step", step), ("forward", forward))
+    }
+    base = ", ".join(f"{value:.4g} ms {name}" for name, value in milliseconds.items())
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads on cpu"
     lines = [
-        f"batch {args.batch} of 3×32×32, {args.threads} threads on {device}, torch {torch.__version__}",
-        f"median of {args.rounds} rounds and its range; {BASELINE} takes {base}",
-        "",
-        f"{'':28} {'params':>7} {'MACs':>6} {'train step':>18} {'forward':>18} {'memory':>7}",
+        f"batch {args.batch} of 3×32×32, {where}, torch {torch.__version__}{', compiled' * args.compile}; "
+        f"median of {args.rounds} rounds and its range; {BASELINE} takes {base}.\n",
+        "| network | params | MACs | train step | forward | memory |",
+        "|---|---|---|---|---|---|",
     ]
     for name, contestant in contestants.items():
         share = f"{memory[name] / memory[BASELINE]:.2f}" if memory.get(BASELINE) else "–"
-        size = f"{contestant.parameters():6.2f}M {contestant.macs():5.0f}M"
-        lines.append(f"{name:28} {size} {ratio(step, name):>18} {ratio(forward, name):>18} {share:>7}")
-    print("\n".join(lines))
+        size = f"{contestant.parameters():.2f}M | {contestant.macs():.0f}M"
+        lines.append(f"| {name} | {size} | {ratio(step, name)} | {ratio(forward, name)} | {share} |")
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if args.quick:
+        return
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "unet.md").write_text("```\n" + "\n".join(lines) + "\n```\n", encoding="utf-8")
+    if device.type == "cpu" and not args.compile:
+        (RESULTS / "unet.md").write_text(table + "\n![ratios](unet.png)\n", encoding="utf-8")
+    else:
+        name = f"unet-{device.type}{'-compiled' * args.compile}"
+        (RESULTS / f"{name}.md").write_text(table, encoding="utf-8")
 
 
 if __name__ == "__main__":
