@@ -446,7 +446,22 @@ def test_a_flow_and_edm_saved_there_sample_here_like_theirs(scheduler, schedule,
     torch.testing.assert_close(x0, xt, rtol=1e-5, atol=1e-5)
 
 
-def test_flow_times_are_those_that_their_network_is_told(tmp_path):
+def test_a_network_that_counted_from_elsewhere_is_turned_to_a_flow(generator):
+    ours = randomised(UNet(replace(SIZES["tiny"], time_origin=3)))
+    options, state = unet_to_diffusers(ours, 8, time_origin=0)
+    theirs = UNet2DModel(**options).eval()
+    theirs.load_state_dict(state)
+    x, clock = torch.randn(4, 1, 8, 8, generator=generator), torch.tensor([3.0, 0.25, 500.5, 1000.0])
+    with torch.no_grad():
+        expected = ours(x, clock)
+        torch.testing.assert_close(theirs(x, clock).sample, expected, rtol=0, atol=5e-4)
+        torch.testing.assert_close(
+            unet_from_diffusers(options, state, time_origin=0)(x, clock), expected, rtol=0, atol=5e-4
+        )
+    assert (theirs(x, clock - 3).sample - expected).square().mean().sqrt() > 2e-3
+
+
+def test_the_times_of_a_flow_and_of_edm_are_those_that_their_network_is_told(tmp_path):
     """Both networks note what they are asked: the picture as it comes in, and the number for the time."""
     for schedule, prediction in ((schedules.Flow(), "u"), (schedules.EDM(), "F")):
         save_pipeline(tmp_path, UNet(replace(SIZES["tiny"], image_channels=3)), schedule, prediction, 8)
