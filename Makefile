@@ -47,7 +47,7 @@ chapter: install ## execute and build one page: make chapter CH=03
 
 bench: install ## time the library beside its peers and measure orders; writes benchmarks/results
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	@for script in imports samplers orders nfe unet training_overhead; do \
+	@for script in imports samplers orders nfe unet profile_unet training_overhead; do \
 	  echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/plots.py
 
