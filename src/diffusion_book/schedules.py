@@ -7,6 +7,7 @@ integer times and β_t; a `Continuous` one has real times. Chapter 2 derives the
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -67,7 +68,10 @@ class Schedule(ABC):
 
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         """The time with this log-SNR, the inverse of `log_snr`; the nearest time where the schedule has none."""
-        return _give(self._time_at(_as_tensor(log_snr).cpu().double()), log_snr, None)
+        wanted = _as_tensor(log_snr).cpu().double()
+        if bool(wanted.isnan().any()):
+            raise ValueError("no time has a log-SNR of NaN; expected numbers, −∞ and +∞ among them")
+        return _give(self._time_at(wanted), log_snr, None)
 
     @property
     def prior_std(self) -> float:
@@ -282,8 +286,8 @@ class EDM(Continuous):
     """
 
     def __init__(self, sigma_max: float = 80.0, sigma_data: float = 0.5) -> None:
-        if sigma_max <= 0 or sigma_data <= 0:
-            raise ValueError(f"sigma_max and sigma_data must be positive, got {sigma_max} and {sigma_data}")
+        if not (0 < sigma_max < math.inf and 0 < sigma_data < math.inf):
+            raise ValueError(f"sigma_max and sigma_data must be positive and finite, got {sigma_max} and {sigma_data}")
         self.T, self.sigma_data = float(sigma_max), float(sigma_data)
 
     def clock(self, t: Tensor) -> Tensor:
@@ -313,8 +317,8 @@ class VP(Continuous):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max:
-            raise ValueError(f"expected 0 < beta_min ≤ beta_max, got {beta_min} and {beta_max}")
+        if not 0 < beta_min <= beta_max < math.inf:
+            raise ValueError(f"expected 0 < beta_min ≤ beta_max < ∞, got {beta_min} and {beta_max}")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: Tensor) -> Tensor:
@@ -352,8 +356,8 @@ class Cosine(Continuous):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
-        if shift <= 0:
-            raise ValueError(f"shift must be positive, got {shift}; below 1 there is more noise")
+        if not 0 < shift < math.inf:
+            raise ValueError(f"shift must be positive and finite, got {shift}; below 1 there is more noise")
         self.shift = shift
 
     # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
@@ -424,18 +428,31 @@ def check_floating(x: Tensor) -> None:
         raise ValueError(f"a batch must be floating point, got {x.dtype}; scale images to [−1, 1] first")
 
 
+def check_batch(x: Tensor) -> None:
+    """A ValueError unless x is floating point and [B, …] with dimensions behind the first, to sum or average over."""
+    check_floating(x)
+    if x.ndim < 2:
+        raise ValueError(f"a batch must be [B, …], got shape {tuple(x.shape)}; B single numbers are [B, 1]")
+
+
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:
     """β rises linearly from β_1 to β_T (Ho et al. 2020, section 4). Chapter 2."""
+    _check_betas(beta_1, beta_T)
     return Discrete(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64))
 
 
 def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Discrete:
     """√β rises linearly: the schedule of Stable Diffusion (Rombach et al. 2022). Chapter 2."""
+    _check_betas(beta_1, beta_T)
     return Discrete(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64) ** 2)
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
     """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, section 3.2). Chapter 2."""
+    if not (0 <= s < math.inf and 0 < beta_max <= 1):
+        raise ValueError(
+            f"expected 0 ≤ s < ∞ and beta_max in (0, 1], got {s} and {beta_max}; 0.008 and 0.999 are usual"
+        )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
     return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
@@ -443,6 +460,10 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete
 
 def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Discrete:
     """ᾱ_t falls like a sigmoid between start and end (Jabri et al. 2023; as coded by Chen 2023). Chapter 2."""
+    if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
+        raise ValueError(
+            f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; −3, 3 and 1 are usual"
+        )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     curve = torch.sigmoid(-(start + (end - start) * t) / tau)
     alpha_bar = (curve - curve[-1]) / (curve[0] - curve[-1])
@@ -455,6 +476,8 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
 
     At t = T nothing of x0 is left, so ε-prediction carries no information there: train with v.
     """
+    if not isinstance(schedule, Discrete):
+        raise ValueError(f"only a discrete schedule can be rescaled, got {schedule!r}; rescale it before continuous()")
     a = schedule.a(torch.arange(1, schedule.T + 1))
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), a**2])
@@ -485,7 +508,14 @@ def by_name(name: str, T: int | None = None) -> Schedule:
     return CONTINUOUS[name]()
 
 
+def _check_betas(beta_1: float, beta_T: float) -> None:
+    if not 0 < beta_1 <= beta_T <= 1:
+        raise ValueError(
+            f"expected 0 < beta_1 ≤ beta_T ≤ 1, shares of the variance that a step replaces, got {beta_1} and {beta_T}"
+        )
+
+
 def _steps(T: int) -> int:
-    if int(T) != T or T < 2:
+    if not (isinstance(T, Real) and float(T).is_integer() and T >= 2):
         raise ValueError(f"T must be an integer of at least 2 steps, got {T!r}; the usual choice is 1000")
     return int(T)
