@@ -22,11 +22,17 @@ def timestep_embedding(
         [B, dim] float32: cosines first, then sines. Chapter 5 asks why not t itself.
 
     Raises:
-        ValueError: dim is odd, or too small for the shift.
+        ValueError: t is not [B]; dim is odd, or too small for the shift; or max_period is no period.
     """
+    if t.ndim != 1:
+        raise ValueError(f"t must hold one time an example, [B], got shape {tuple(t.shape)}")
+    if not 0 < max_period < math.inf:
+        raise ValueError(f"max_period must be positive and finite, got {max_period}; 10,000 is usual")
     if dim % 2:
         raise ValueError(f"dim must be even, half for cosines and half for sines, got {dim}")
     half = dim // 2
+    if frequency_shift < 0:
+        raise ValueError(f"frequency_shift must not be negative, got {frequency_shift}; 0 and 1 are usual")
     if half <= frequency_shift:
         raise ValueError(
             f"frequency_shift = {frequency_shift} needs more than {frequency_shift} frequencies, got {half}"
