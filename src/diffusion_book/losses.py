@@ -47,6 +47,8 @@ def simple_loss(
 ) -> Tensor:
     """The mean squared error of a prediction at one time each, L_simple where it is ε (Ho et al. 2020, equation 14).
 
+    Chapter 4 derives it, chapter 6 trains with it.
+
     Args:
         network: called as network(x_t, t), with the conditions by name.
         x0: [B, …] data. t: [B] noisy times. eps: [B, …] standard normal noise.
@@ -76,8 +78,8 @@ def simple_loss(
 def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
     """The factor, float64, that turns the squared error of a prediction into the weighted squared error in ε.
 
-    At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (chapter 4).
-    Where a = 0 (zero terminal SNR) it is the limit for a → 0.
+    At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (as in
+    Salimans and Ho 2022, section 4). Chapter 4. Where a = 0 (zero terminal SNR) it is the limit for a → 0.
 
     Raises:
         ValueError: that limit is infinite, as it is on ε itself for `vdm` and `edm`.
@@ -101,7 +103,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
-    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022). Chapter 4."""
+    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, section 3). Chapter 4."""
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma must be finite and not negative, got {gamma}; 0 weighs all times alike")
     _positive("k", k)
@@ -131,7 +133,10 @@ def _log_snr(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 class VLB(NamedTuple):
-    """−log p(x0) ≤ prior + Σ steps + reconstruction, in nats for each example (Ho et al. 2020, equation 5)."""
+    """−log p(x0) ≤ prior + Σ steps + reconstruction, in nats for each example (Ho et al. 2020, equation 5).
+
+    Chapter 3 derives it.
+    """
 
     prior: Tensor
     """[B] L_T."""
@@ -159,7 +164,7 @@ def vlb(
     generator: Generators,
     levels: int | None = 256,
 ) -> VLB:
-    """All terms of the variational bound, with one draw of x_t for each t (chapter 3).
+    """All terms of the variational bound, with one draw of x_t for each t (Ho et al. 2020, equation 5). Chapter 3.
 
     The model's steps have the posterior's variance; the last one, to the data, has b_1² (= β_1) around x̂0.
 
@@ -273,7 +278,9 @@ def hybrid_loss(
 
 
 def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Noisy times, uniform over 1 … T or (0, T], [B], on the generator's device (chapter 6).
+    """Noisy times, uniform over 1 … T or (0, T], [B], on the generator's device. Chapter 6.
+
+    Source: Ho et al. 2020, algorithm 1; Kingma et al. 2021, section 5, for continuous time.
 
     t = 0 is data and has nothing to learn.
     """
@@ -287,7 +294,10 @@ def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) 
 def draw_logit_normal_times(
     schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
 ) -> Tensor:
-    """t = T · sigmoid(N(mean, std²)): more of the middle, where flows are hard (Esser et al. 2024, equation 19)."""
+    """t = T · sigmoid(N(mean, std²)): more of the middle, where flows are hard (Esser et al. 2024, equation 19).
+
+    Chapter 15 uses it.
+    """
     _check_draw(batch_size, generator, mean, std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
     t = schedule.T * torch.sigmoid(mean + std * z)
@@ -297,7 +307,7 @@ def draw_logit_normal_times(
 def draw_sigma_times(
     schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = -1.2, std: float = 1.2
 ) -> Tensor:
-    """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1)."""
+    """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1). Chapter 4."""
     _check_draw(batch_size, generator, mean, std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
     return schedule.time_at(-2 * (mean + std * z))
@@ -306,7 +316,10 @@ def draw_sigma_times(
 def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     """[bins] mean loss of the examples in each of `bins` equal parts of (0, T]; NaN where there was none.
 
-    For monitoring: a mean over all times hides a network that has given up on one end (chapters 4 and 11).
+    For monitoring: a mean over all times hides a network that has given up on one end. Chapters 4 and 11.
+
+    Raises:
+        ValueError: losses and t are not [B] both; t is outside 0 … T; T is not positive; or there are no bins.
     """
     if losses.shape != t.shape or losses.ndim != 1:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")

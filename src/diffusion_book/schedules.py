@@ -27,6 +27,8 @@ class Schedule(ABC):
     Numbers are computed in float64 on the CPU, whatever the device: `check_time` brings the times there. A subclass
     gives `_a`, `_b` and their derivatives at times so checked; `process` calls these too, to check a time only once.
 
+    Source: Kingma et al. 2021, section 3.1, for a, b and λ as functions of t. Chapters 2 and 6.
+
     Attributes:
         T: the last time; nothing but noise is left there, or next to nothing else.
         sigma_data: the standard deviation that the prediction "F" takes the data to have (Karras et al. 2022).
@@ -197,7 +199,10 @@ class Discrete(Schedule):
 
 
 class Continuous(Schedule):
-    """A schedule for every real time in [0, T]."""
+    """A schedule for every real time in [0, T] (Song et al. 2021b, section 3; Kingma et al. 2021, section 3.1).
+
+    Chapter 2 has the curves, chapter 15 what continuous time is good for.
+    """
 
     T: float = 1.0
 
@@ -256,7 +261,7 @@ class _Interpolated(Continuous):
 
 
 class Flow(Continuous):
-    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023). Chapter 15.
+    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023, section 2.1). Chapter 15.
 
     The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
     """
@@ -278,7 +283,9 @@ class Flow(Continuous):
 
 
 class EDM(Continuous):
-    """Karras et al. 2022: nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+    """Nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+
+    Source: Karras et al. 2022, table 1, the column “Ours”.
 
     Args:
         sigma_max: T, where sampling starts; x_T is noise of that standard deviation, not of one.
@@ -459,7 +466,7 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete
 
 
 def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Discrete:
-    """ᾱ_t falls like a sigmoid between start and end (Jabri et al. 2023; as coded by Chen 2023). Chapter 2."""
+    """ᾱ_t falls like a sigmoid from start to end (Jabri et al. 2023, figure 8; as coded by Chen 2023). Chapter 2."""
     if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
         raise ValueError(
             f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; −3, 3 and 1 are usual"

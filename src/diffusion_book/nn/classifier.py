@@ -12,7 +12,7 @@ from diffusion_book.nn._numbers import at_least, check_floating
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a classifier is made of.
+    """What a classifier is made of. Chapter 12.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour.
@@ -31,7 +31,7 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Images → logits; `features` stops one layer earlier."""
+    """Images → logits; `features` stops one layer earlier. Chapter 12."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """What a DiT is made of.
+    """What a DiT is made of (Peebles and Xie 2023, section 3.2). Chapter 5.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour, 4 for latents.
@@ -122,7 +122,10 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """x_t, t and labels → a prediction of x_t's shape, or of twice its channels. Chapter 5."""
+    """x_t, t and labels → a prediction of x_t's shape, or of twice its channels.
+
+    Source: Peebles and Xie 2023, section 3.2. Chapter 5.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

@@ -12,6 +12,8 @@ def timestep_embedding(
 ) -> Tensor:
     """Sines and cosines of t at `dim`/2 frequencies from 1 down to 1/max_period (Vaswani et al. 2017, section 3.5).
 
+    Chapter 5 asks why not t itself.
+
     Args:
         t: [B] times, integer or real, of the order of 0 … 1000.
         dim: even number of features.
@@ -19,7 +21,7 @@ def timestep_embedding(
         sines_first: the other order of the two halves.
 
     Returns:
-        [B, dim] float32: cosines first, then sines. Chapter 5 asks why not t itself.
+        [B, dim] float32: cosines first, then sines.
 
     Raises:
         ValueError: t is not [B]; dim is odd, or too small for the shift; or max_period is no period.
@@ -44,7 +46,7 @@ def timestep_embedding(
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t, then two layers: [B] → [B, out].
+    """Sinusoids of t, then two layers: [B] → [B, out] (Ho et al. 2020, appendix B). Chapter 5.
 
     Args:
         dim: number of sinusoids.

@@ -1,4 +1,4 @@
-"""A small network for points in the plane."""
+"""A small network for points in the plane. Chapter 6."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,9 @@ from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 
 class MLP(nn.Module):
-    """Residual layers on a point, each told the time: x [B, D], t [B] → [B, D] (chapter 6).
+    """Residual layers on a point, each told the time: x [B, D], t [B] → [B, D]. Chapter 6.
+
+    Source: He et al. 2016, equation 1, for layers that add to their input.
 
     Args:
         dim: D, coordinates of a point.

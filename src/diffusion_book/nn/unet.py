@@ -23,7 +23,7 @@ from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """What a U-Net is made of.
+    """What a U-Net is made of (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3). Chapter 5.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour.
@@ -188,7 +188,10 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """x_t, t and what conditions it → a prediction of x_t's shape, or of twice its channels. Chapters 5 and 9."""
+    """x_t, t and what conditions it → a prediction of x_t's shape, or of twice its channels. Chapters 5 and 9.
+
+    Source: Ronneberger et al. 2015, figure 1; Ho et al. 2020, appendix B; Rombach et al. 2022, section 3.3, for text.
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

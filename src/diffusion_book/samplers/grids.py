@@ -18,13 +18,16 @@ Times = Sequence[int] | Sequence[float]
 
 
 def uniform_times(schedule: Schedule, steps: int) -> Times:
-    """As evenly spaced as there are times: T, T − T/steps, …, 0. diffusers calls it "trailing"."""
+    """As evenly spaced as there are times: T, T − T/steps, …, 0. Chapters 6 and 7.
+
+    diffusers calls it "trailing" (Lin et al. 2024, section 3.3).
+    """
     _check_steps(schedule, steps)
     return _finish(schedule, torch.linspace(schedule.T, 0, steps + 1, dtype=torch.float64))
 
 
 def leading_times(schedule: Discrete, steps: int) -> Times:
-    """T, then 1 + k ⌊T/steps⌋ down to 1, then 0: the grid of the code of DDPM and DDIM, but for its first time.
+    """T, then 1 + k ⌊T/steps⌋ down to 1, then 0: the grid of the code of DDIM, but for its first time. Chapter 7.
 
     diffusers calls it "leading" and starts at 1 + (steps − 1) ⌊T/steps⌋. That is below T, where something of x0 is
     left that pure noise does not have (Lin et al. 2024, section 3.3); this grid starts at T.
@@ -37,7 +40,7 @@ def leading_times(schedule: Discrete, steps: int) -> Times:
 
 
 def quadratic_times(schedule: Schedule, steps: int) -> Times:
-    """√t is evenly spaced: more steps near the data (Song et al. 2021a, appendix D.2)."""
+    """√t is evenly spaced: more steps near the data (Song et al. 2021a, appendix D.2). Chapter 7."""
     _check_steps(schedule, steps)
     return _finish(schedule, schedule.T * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2)
 
@@ -49,7 +52,7 @@ def karras_times(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Times:
-    """σ^{1/ρ} is evenly spaced from σ_max to σ_min, and then comes 0 (Karras et al. 2022, equation 5).
+    """σ^{1/ρ} is evenly spaced from σ_max to σ_min, and then comes 0 (Karras et al. 2022, equation 5). Chapter 7.
 
     Args:
         schedule: any; its times are those at which b/a is the wanted σ. The first is T, whatever σ_max is.
@@ -69,7 +72,10 @@ def karras_times(
 def log_snr_times(
     schedule: Schedule, steps: int, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Times:
-    """The log-SNR is evenly spaced, and so is log σ (Lu et al. 2022a, section 3.4); arguments as in `karras_times`."""
+    """The log-SNR is evenly spaced, and so is log σ (Lu et al. 2022a, section 3.4). Chapter 7.
+
+    Arguments as in `karras_times`.
+    """
     _check_steps(schedule, steps)
     low, high = _sigma_range(schedule, sigma_min, sigma_max)
     ramp = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64)
@@ -77,7 +83,11 @@ def log_snr_times(
 
 
 def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
-    """Return the grid as a list of numbers, or say what is wrong: it must fall, from at most T to exactly 0."""
+    """Return the grid as a list of numbers, or say what is wrong: it must fall, from at most T to exactly 0.
+
+    A start below T is allowed, since editing starts there; from pure noise it is the flaw that Lin et al. 2024,
+    section 3.3, describe. Chapters 6 and 7.
+    """
     _check_schedule(schedule)
     if len(times) < 2:
         raise ValueError(
