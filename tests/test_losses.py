@@ -701,6 +701,11 @@ def test_sigma_times_are_cut_off_at_the_ends(generator):
     assert (steps.min().item(), steps.max().item(), steps.dtype) == (1, 20, torch.int64)
 
 
+def test_no_times_are_drawn_for_no_examples_and_one_for_one():
+    for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times):
+        assert [draw(LINEAR, n, torch.Generator()).shape for n in (0, 1)] == [(0,), (1,)]
+
+
 def test_draws_are_those_of_their_seed():
     for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times):
         for schedule in (Flow(), LINEAR):
@@ -728,6 +733,10 @@ def test_the_edge_of_a_bin_belongs_to_it(T, bins):
     edges = k * int(T) // bins if T > 1 else k.double() / bins
     found = losses.by_time(k.double(), edges, T, bins)
     assert found.tolist() == k.tolist()
+
+
+def test_both_ends_of_time_have_a_bin():
+    assert losses.by_time(torch.tensor([1.0, 3.0]), torch.tensor([0, 10]), T=10, bins=2).tolist() == [1, 3]
 
 
 def test_losses_and_times_of_other_lengths_are_refused():
@@ -824,6 +833,7 @@ def test_one_std_serves_many_pixels(levels, std, generator):
 @pytest.mark.parametrize("dimensions", [0, -3])
 def test_bits_of_no_dimension_are_refused(dimensions):
     bound = losses.VLB(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1))
+    assert bound.bits_per_dim(1).item() == 0
     with pytest.raises(ValueError, match=rf"dimensions are those of one example, .* at least 1, got {dimensions}"):
         bound.bits_per_dim(dimensions)
 

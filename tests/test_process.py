@@ -264,6 +264,15 @@ def test_clipping_leaves_what_is_inside_alone():
         assert clipped.tolist() == [[max(-bound, min(bound, value)) for value in x0[0].tolist()]]
 
 
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_clipping_makes_no_black_pixel_of_an_overflow(bad):
+    """Half precision overflows to ∞, which a clamp would turn into an ordinary −1 or 1."""
+    x0 = torch.tensor([[0.5, bad, -3.0]])
+    for clipped in (process.clip(x0, 1.0), process.to_x0("x0", x0, ZERO_SNR, torch.zeros(1, 3), 3, x0_max=1.0)):
+        assert clipped[0, [0, 2]].tolist() == [0.5, -1]
+        assert math.isnan(clipped[0, 1].item())
+
+
 @pytest.mark.parametrize("prediction", ["eps", "score"])
 def test_zero_terminal_snr_refuses_faces_that_say_nothing_of_x0(prediction):
     x = torch.zeros(2, 3)

@@ -347,6 +347,7 @@ def test_no_time_has_a_log_snr_that_is_no_number(schedule):
 def test_the_ends_of_what_betas_may_be_are_allowed(beta):
     for make in (schedules.linear, schedules.scaled_linear):
         assert make(10, *beta).beta[[1, -1]].tolist() == pytest.approx(beta, rel=1e-15)
+        assert make(2, *beta).T == 2
     schedule = schedules.cosine(10, s=0.0, beta_max=1.0)
     assert schedule.a(5).item() == pytest.approx(math.cos(math.pi / 4), rel=1e-14)
 
