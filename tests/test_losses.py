@@ -1,6 +1,7 @@
 """Losses against closed forms."""
 
 import math
+import re
 
 import mpmath
 import numpy as np
@@ -282,10 +283,41 @@ def test_vdm_is_the_information_that_a_schedule_destroys(schedule, std, generato
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: losses.min_snr(0), "gamma must be positive, got 0"),
-        (lambda: losses.p2(k=-1), "k must be positive, got -1"),
-        (lambda: losses.draw_logit_normal_times(Flow(), 2, torch.Generator(), std=0), "std must be positive, got 0"),
-        (lambda: losses.draw_sigma_times(EDM(), 2, torch.Generator(), std=-1), "std must be positive, got -1"),
+        *(
+            (lambda gamma=gamma: losses.min_snr(gamma), f"gamma must be positive and finite, got {gamma}")
+            for gamma in (0, -5, math.nan, math.inf)
+        ),
+        *((lambda k=k: losses.p2(k=k), f"k must be positive and finite, got {k}") for k in (0, -1, math.nan, math.inf)),
+        *(
+            (lambda gamma=gamma: losses.p2(gamma), f"gamma must be finite and not negative, got {gamma}; 0 weighs all")
+            for gamma in (-1, math.nan, math.inf)
+        ),
+        *(
+            (
+                lambda draw=draw, std=std: draw(Flow(), 2, torch.Generator(), std=std),
+                f"std must be positive .*, got {std}",
+            )
+            for draw in (losses.draw_logit_normal_times, losses.draw_sigma_times)
+            for std in (0, -1, math.nan, math.inf)
+        ),
+        *(
+            (lambda draw=draw, mean=mean: draw(Flow(), 2, torch.Generator(), mean), f"mean must be finite, got {mean}")
+            for draw in (losses.draw_logit_normal_times, losses.draw_sigma_times)
+            for mean in (math.nan, -math.inf)
+        ),
+        *(
+            (lambda draw=draw, n=n: draw(Flow(), n, torch.Generator()), f"batch_size must be a whole number.*, got {n}")
+            for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times)
+            for n in (-1, 2.5)
+        ),
+        *(
+            (
+                lambda draw=draw, source=source: draw(Flow(), 2, source),
+                "times need one torch.Generator, such as .*, got",
+            )
+            for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times)
+            for source in (None, [torch.Generator()])
+        ),
     ],
 )
 def test_bad_settings_are_refused(make, message):
@@ -502,8 +534,10 @@ def test_without_levels_the_reconstruction_is_a_density(generator):
 @pytest.mark.parametrize(
     ("x", "levels", "message"),
     [
-        (0.0, 1, "levels must be at least 2, got 1; None for data without levels"),
+        (0.0, 1, "levels must be a whole number of at least 2, got 1; None for data without levels"),
+        (0.0, 2.5, "levels must be a whole number of at least 2, got 2.5; None for data without levels"),
         (1.5, 256, r"values with levels must lie in \[−1, 1\], got 1.5 … 1.5"),
+        (math.nan, 256, r"values with levels must lie in \[−1, 1\], got nan … nan"),
     ],
 )
 def test_data_that_have_no_levels_are_refused(x, levels, message):
@@ -667,6 +701,11 @@ def test_sigma_times_are_cut_off_at_the_ends(generator):
     assert (steps.min().item(), steps.max().item(), steps.dtype) == (1, 20, torch.int64)
 
 
+def test_no_times_are_drawn_for_no_examples_and_one_for_one():
+    for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times):
+        assert [draw(LINEAR, n, torch.Generator()).shape for n in (0, 1)] == [(0,), (1,)]
+
+
 def test_draws_are_those_of_their_seed():
     for draw in (losses.draw_times, losses.draw_logit_normal_times, losses.draw_sigma_times):
         for schedule in (Flow(), LINEAR):
@@ -696,9 +735,116 @@ def test_the_edge_of_a_bin_belongs_to_it(T, bins):
     assert found.tolist() == k.tolist()
 
 
+def test_both_ends_of_time_have_a_bin():
+    assert losses.by_time(torch.tensor([1.0, 3.0]), torch.tensor([0, 10]), T=10, bins=2).tolist() == [1, 3]
+
+
 def test_losses_and_times_of_other_lengths_are_refused():
     with pytest.raises(ValueError, match=r"one time for each loss, got \(3,\) times and \(2,\) losses"):
         losses.by_time(torch.zeros(2), torch.ones(3), 10)
+    with pytest.raises(ValueError, match=r"one time for each loss, got \(2, 1\) times and \(2, 1\) losses"):
+        losses.by_time(torch.zeros(2, 1), torch.ones(2, 1), 10)
+
+
+@pytest.mark.parametrize(
+    ("t", "T", "bins", "message"),
+    [
+        *(([1.0, 2.0], T, 4, f"T must be positive and finite, got {T}") for T in (0, -1, math.nan, math.inf)),
+        *(([1.0, 2.0], 2, bins, f"bins must be a whole number of at least 1, got {bins}") for bins in (0, -1, 2.5)),
+        ([1.0, 3.0], 2, 4, r"t must lie in 0 … T = 2, got 1 … 3"),
+        ([-1.0, 2.0], 2, 4, r"t must lie in 0 … T = 2, got -1 … 2"),
+        ([math.nan, 2.0], 2, 4, r"t must lie in 0 … T = 2, got nan … nan"),
+    ],
+)
+def test_times_that_belong_to_no_bin_are_refused(t, T, bins, message):
+    """Times beyond T would be counted as the last bin's, and those of another schedule look like a mean."""
+    with pytest.raises(ValueError, match=message):
+        losses.by_time(torch.zeros(2), torch.tensor(t), T, bins)
+
+
+@pytest.mark.parametrize(
+    ("t", "got"),
+    [
+        (torch.tensor([1]), r"shape \(1,\)"),
+        (torch.tensor([1, 2, 3]), r"shape \(3,\)"),
+        (torch.tensor([[1], [2]]), r"shape \(2, 1\)"),
+        (torch.tensor(3), r"shape \(\)"),
+        (3, "3"),
+    ],
+)
+def test_another_number_of_times_than_examples_is_refused(t, got):
+    """With a weight, times [B, 1] would make losses [B, B] in silence."""
+    x = torch.zeros(2, 3)
+    for loss in (losses.simple_loss, losses.hybrid_loss):
+        with pytest.raises(ValueError, match=f"t must be a tensor of one time for each of the 2 examples, got {got}$"):
+            loss(lambda xt, t: xt, LINEAR, x, t, x)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2), torch.zeros(2, 3, dtype=torch.long)])
+def test_what_is_no_batch_is_refused(x):
+    t = torch.tensor([1, 2])
+    for call in (
+        lambda: losses.simple_loss(lambda xt, t: xt, LINEAR, x, t, x),
+        lambda: losses.hybrid_loss(lambda xt, t: xt, LINEAR, x, t, x),
+        lambda: losses.vlb(lambda xt, t: xt, LINEAR_10, x, torch.Generator()),
+        lambda: losses.reconstruction(x, x, torch.ones(2)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"a batch must be (\[B, …\], got shape \(2,\)|floating point, got torch.int64)"
+        ):
+            call()
+
+
+def test_a_bound_needs_steps():
+    x = torch.zeros(2, 3)
+    for call in (
+        lambda: losses.vlb(lambda xt, t: xt, Flow(), x, torch.Generator()),
+        lambda: losses.hybrid_loss(lambda xt, t: torch.cat([xt, xt], 1), Flow(), x, torch.tensor([0.1, 0.2]), x),
+    ):
+        with pytest.raises(ValueError, match=r"expected a discrete schedule, .* got Flow\(T=1\), which has no steps"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (1, 3, 4, 4), (2, 6, 4, 4)])
+def test_a_denoiser_of_another_shape_is_refused_in_the_bound(shape):
+    """One channel for three would spread over them, and the bound be a number that means nothing."""
+    x0, generator = torch.zeros(2, 3, 4, 4), torch.Generator()
+    message = re.escape(f"the denoiser must return the shape of x_t, (2, 3, 4, 4), got {shape}")
+    with pytest.raises(ValueError, match=message):
+        losses.vlb(lambda xt, t: torch.zeros(shape), LINEAR_10, x0, generator)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((2, 1), (2, 3)), ((2, 3), (2, 1, 3)), ((2, 3), (4,)), ((3,), ())])
+@pytest.mark.parametrize("levels", [256, None])
+def test_a_gaussian_of_another_shape_than_the_data_is_refused(levels, mean, std):
+    with pytest.raises(ValueError, match=re.escape("mean must have the shape of x0, (2, 3), and std one")):
+        losses.reconstruction(torch.zeros(2, 3), torch.zeros(mean), torch.ones(std), levels)
+
+
+@pytest.mark.parametrize("std", [(), (1,), (3,), (2, 1), (1, 3)])
+@pytest.mark.parametrize("levels", [256, None])
+def test_one_std_serves_many_pixels(levels, std, generator):
+    x0, mean = torch.zeros(2, 3), torch.randn(2, 3, generator=generator)
+    std = 0.5 + torch.rand(std, generator=generator)
+    expected = losses.reconstruction(x0, mean, std.expand(2, 3), levels)
+    assert torch.equal(losses.reconstruction(x0, mean, std, levels), expected)
+
+
+@pytest.mark.parametrize("dimensions", [0, -3])
+def test_bits_of_no_dimension_are_refused(dimensions):
+    bound = losses.VLB(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1))
+    assert bound.bits_per_dim(1).item() == 0
+    with pytest.raises(ValueError, match=rf"dimensions are those of one example, .* at least 1, got {dimensions}"):
+        bound.bits_per_dim(dimensions)
+
+
+@pytest.mark.parametrize("vlb_weight", [-1.0, math.nan, math.inf])
+def test_a_bound_of_negative_weight_is_refused(vlb_weight):
+    x, t = torch.zeros(2, 3), torch.tensor([1, 2])
+    with pytest.raises(
+        ValueError, match=f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual"
+    ):
+        losses.hybrid_loss(lambda xt, t: torch.cat([xt, xt], 1), LINEAR, x, t, x, vlb_weight=vlb_weight)
 
 
 def test_defaults_are_the_published_ones():

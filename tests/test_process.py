@@ -1,6 +1,7 @@
 """The forward process, the posterior and the faces of a prediction, against integration, autograd and diffusers."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -261,6 +262,15 @@ def test_clipping_leaves_what_is_inside_alone():
     for bound in (1.0, 3.0):
         clipped = process.to_x0("x0", x0, schedule, x0, 5, x0_max=bound)
         assert clipped.tolist() == [[max(-bound, min(bound, value)) for value in x0[0].tolist()]]
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_clipping_makes_no_black_pixel_of_an_overflow(bad):
+    """Half precision overflows to ∞, which a clamp would turn into an ordinary −1 or 1."""
+    x0 = torch.tensor([[0.5, bad, -3.0]])
+    for clipped in (process.clip(x0, 1.0), process.to_x0("x0", x0, ZERO_SNR, torch.zeros(1, 3), 3, x0_max=1.0)):
+        assert clipped[0, [0, 2]].tolist() == [0.5, -1]
+        assert math.isnan(clipped[0, 1].item())
 
 
 @pytest.mark.parametrize("prediction", ["eps", "score"])
@@ -674,6 +684,78 @@ def test_what_is_no_generator_is_told(generator):
         process.randn_like(torch.zeros(2, 3), generator)
 
 
-def test_one_seed_is_not_a_list_of_them():
-    with pytest.raises(ValueError, match=r"one seed for each example is needed, such as range\(16\), got 5"):
-        process.seeded(5)
+@pytest.mark.parametrize(("seeds", "got"), [(5, "5"), ("12", "'12'"), ([1.5], r"\[1.5\]"), ([0, "1"], r"\[0, '1'\]")])
+def test_one_seed_is_not_a_list_of_them_nor_is_a_fraction_a_seed(seeds, got):
+    with pytest.raises(
+        ValueError, match=rf"one whole number for each example is needed, such as range\(16\), got {got}$"
+    ):
+        process.seeded(seeds)
+
+
+@pytest.mark.parametrize("generator", [torch.Generator(), process.seeded([1, 2])])
+def test_noise_like_integers_is_refused(generator):
+    with pytest.raises(ValueError, match=r"floating point, got torch.int64; scale images to \[−1, 1\] first"):
+        process.randn_like(torch.zeros(2, 3, dtype=torch.long), generator)
+
+
+ONE, THREE = torch.zeros(2, 1, 4, 4), torch.zeros(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, x, y: process.add_noise(s, x, 3, y), "eps must have the shape of x0"),
+        (lambda s, x, y: process.posterior(s, x, y, 3), "x0 must have the shape of x_t"),
+        (lambda s, x, y: process.posterior_kl(s, x, y, 3), "the predicted x0 must have the shape of x0"),
+        (lambda s, x, y: process.target("v", s, x, y, 3), "eps must have the shape of x0"),
+        (lambda s, x, y: process.to_x0("v", y, s, x, 3), "a prediction must have the shape of x_t"),
+        (lambda s, x, y: process.from_x0("v", y, s, x, 3), "x0 must have the shape of x_t"),
+        (lambda s, x, y: process.marginal(s, x, 3).sample(y), "eps must have the shape of the mean"),
+    ],
+    ids=["add_noise", "posterior", "posterior_kl", "target", "to_x0", "from_x0", "sample"],
+)
+def test_one_channel_beside_three_is_refused_and_so_are_integers(call, message):
+    """[B, 1, H, W] would spread over [B, 3, H, W] in silence, and integers are images that nobody scaled."""
+    for one, other in ((ONE, THREE), (THREE, ONE), (THREE, THREE[:1])):
+        shapes = re.escape(f"{tuple(one.shape)}, got {tuple(other.shape)}")
+        with pytest.raises(ValueError, match=f"^{message}, {shapes}$"):
+            call(schedules.linear(10), one, other)
+    for one, other in ((THREE, THREE.long()), (THREE.long(), THREE)):
+        with pytest.raises(ValueError, match=r"a batch must be floating point, got torch.int64; scale images"):
+            call(schedules.linear(10), one, other)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: process.forward_step(s, x, torch.tensor([0.5, 0.5])),
+        lambda s, x: process.posterior_kl(s, x, x, torch.tensor([0.5, 0.5])),
+    ],
+    ids=["forward_step", "posterior_kl"],
+)
+def test_a_step_of_a_schedule_without_steps_is_refused(call):
+    with pytest.raises(
+        ValueError, match=r"expected a discrete schedule, such as .*, got Flow\(T=1\), which has no steps"
+    ):
+        call(Flow(), THREE)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_batch_without_dimensions_is_refused(shape):
+    x = torch.zeros(shape)
+    for call in (lambda: process.prior_kl(ZERO_SNR, x), lambda: process.posterior_kl(ZERO_SNR, x, x, 3)):
+        with pytest.raises(ValueError, match=rf"a batch must be \[B, …\], got shape {re.escape(str(shape))}; B single"):
+            call()
+
+
+@pytest.mark.parametrize(("t", "got"), [([2, 3, 4], "3 times"), ([[2], [3]], r"times of shape \(2, 1\)")])
+def test_other_times_than_examples_in_a_kl_are_refused(t, got):
+    with pytest.raises(ValueError, match=f"one for each of the 2 examples, got {got}"):
+        process.posterior_kl(ZERO_SNR, THREE, THREE, torch.tensor(t))
+
+
+@pytest.mark.parametrize("x0_max", [0, -1.0, math.nan])
+def test_a_clip_to_nothing_is_refused(x0_max):
+    """clamp(1, −1) makes every pixel −1."""
+    with pytest.raises(ValueError, match=rf"x0_max must be positive, such as 1.0 for images in .*, got {x0_max}"):
+        process.to_x0("v", THREE, ZERO_SNR, THREE, 3, x0_max)

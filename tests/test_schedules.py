@@ -208,7 +208,7 @@ def test_times_that_do_not_match_the_batch_are_refused():
         schedules.linear(100).a(torch.tensor([1, 2, 3]), like=torch.zeros(4, 2))
 
 
-@pytest.mark.parametrize("T", [1, 0, -5, 10.5])
+@pytest.mark.parametrize("T", [1, 0, -5, 10.5, math.nan, math.inf, "10", None])
 @pytest.mark.parametrize("make", [schedules.linear, schedules.scaled_linear, schedules.cosine, schedules.sigmoid])
 def test_fewer_than_two_steps_are_refused(make, T):
     with pytest.raises(ValueError, match=r"T must be an integer of at least 2 steps, got .*1000"):
@@ -224,6 +224,7 @@ def test_fewer_than_two_steps_are_refused(make, T):
         (torch.tensor([0.1, -0.2]), r"\(0, 1\], got values from -0.2"),
         (torch.tensor([0.1, 1.2]), r"\(0, 1\], got values from 0.1 to 1.2"),
         (torch.tensor([0.1, math.nan]), r"\(0, 1\], got values from nan"),
+        (torch.tensor([0.1, math.inf]), r"\(0, 1\], got values from 0.1 to inf"),
         (torch.tensor([0.1, 1.0, 0.1]), "only β_T may be 1, got a 1 before it"),
     ],
 )
@@ -332,6 +333,23 @@ def test_a_log_snr_beyond_the_end_is_at_the_end(schedule):
     assert schedule.time_at(torch.tensor([math.inf, -math.inf])).tolist() == [first, schedule.T]
     assert schedule.time_at(max(last, -700) - 5).item() == pytest.approx(schedule.T, rel=1e-15)
     assert schedule.time_at(torch.zeros(2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(10), schedules.linear(10).continuous(), Flow(), EDM(), VP()])
+def test_no_time_has_a_log_snr_that_is_no_number(schedule):
+    """A search among the knots would take NaN for the largest number, and answer T."""
+    for log_snr in (math.nan, torch.tensor([0.0, math.nan])):
+        with pytest.raises(ValueError, match="no time has a log-SNR of NaN"):
+            schedule.time_at(log_snr)
+
+
+@pytest.mark.parametrize("beta", [(0.1, 0.1), (1e-6, 1.0)])
+def test_the_ends_of_what_betas_may_be_are_allowed(beta):
+    for make in (schedules.linear, schedules.scaled_linear):
+        assert make(10, *beta).beta[[1, -1]].tolist() == pytest.approx(beta, rel=1e-15)
+        assert make(2, *beta).T == 2
+    schedule = schedules.cosine(10, s=0.0, beta_max=1.0)
+    assert schedule.a(5).item() == pytest.approx(math.cos(math.pi / 4), rel=1e-14)
 
 
 def test_a_log_snr_far_below_zero_keeps_its_digits():
@@ -489,11 +507,39 @@ def test_no_times_are_no_error():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EDM(sigma_max=0), "sigma_max and sigma_data must be positive, got 0 and 0.5"),
-        (lambda: EDM(sigma_data=-1), "sigma_max and sigma_data must be positive, got 80.0 and -1"),
-        (lambda: VP(0, 20), "expected 0 < beta_min ≤ beta_max, got 0 and 20"),
-        (lambda: VP(5, 1), "expected 0 < beta_min ≤ beta_max, got 5 and 1"),
-        (lambda: Cosine(0), "shift must be positive, got 0; below 1 there is more noise"),
+        (lambda: EDM(sigma_max=0), "sigma_max and sigma_data must be positive and finite, got 0 and 0.5"),
+        (lambda: EDM(sigma_data=-1), "sigma_max and sigma_data must be positive and finite, got 80.0 and -1"),
+        (lambda: EDM(sigma_max=math.nan), "positive and finite, got nan and 0.5"),
+        (lambda: EDM(sigma_max=math.inf), "positive and finite, got inf and 0.5"),
+        (lambda: EDM(sigma_data=math.nan), "positive and finite, got 80.0 and nan"),
+        (lambda: EDM(sigma_data=math.inf), "positive and finite, got 80.0 and inf"),
+        (lambda: VP(0, 20), "expected 0 < beta_min ≤ beta_max < ∞, got 0 and 20"),
+        (lambda: VP(5, 1), "expected 0 < beta_min ≤ beta_max < ∞, got 5 and 1"),
+        (lambda: VP(0.1, math.inf), "expected 0 < beta_min ≤ beta_max < ∞, got 0.1 and inf"),
+        (lambda: VP(math.nan, 1), "expected 0 < beta_min ≤ beta_max < ∞, got nan and 1"),
+        (lambda: Cosine(0), "shift must be positive and finite, got 0; below 1 there is more noise"),
+        (lambda: Cosine(math.nan), "shift must be positive and finite, got nan"),
+        (lambda: Cosine(math.inf), "shift must be positive and finite, got inf"),
+        *(
+            (lambda make=make, betas=betas: make(10, *betas), f"expected 0 < beta_1 ≤ beta_T ≤ 1, .*, got {betas[0]}")
+            for make in (schedules.linear, schedules.scaled_linear)
+            for betas in [(0.0, 0.1), (-0.1, 0.1), (0.2, 0.1), (0.1, 1.1), (math.nan, 0.1), (0.1, math.nan)]
+        ),
+        *(
+            (lambda s=s: schedules.cosine(10, s), f"expected 0 ≤ s < ∞ and beta_max in .*, got {s} and 0.999")
+            for s in (-0.1, math.nan, math.inf)
+        ),
+        *(
+            (lambda most=most: schedules.cosine(10, beta_max=most), rf"beta_max in \(0, 1\], got 0.008 and {most}")
+            for most in (0, -1, 2, math.nan)
+        ),
+        *(
+            (lambda bad=bad: schedules.sigmoid(10, *bad), "expected finite start < end and a positive tau, got")
+            for bad in [(3, -3), (3, 3), (math.nan, 3), (-3, math.inf), (-math.inf, 3), (-3, 3, 0), (-3, 3, -1)]
+        ),
+        (lambda: schedules.sigmoid(10, tau=math.nan), "a positive tau, got -3.0, 3.0 and nan"),
+        (lambda: schedules.sigmoid(10, tau=math.inf), "a positive tau, got -3.0, 3.0 and inf"),
+        (lambda: schedules.zero_terminal_snr(Flow()), r"only a discrete schedule can be rescaled, got Flow\(T=1\)"),
         (lambda: schedules.by_name("flow", 100), "'flow' is continuous and takes no T, got 100; leave T out"),
         (lambda: schedules.by_name("vq"), "unknown schedule 'vq'; choose one of .*sigmoid, flow, edm, vp, continuous-"),
     ],

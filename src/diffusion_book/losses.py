@@ -8,6 +8,7 @@ same weight then means the same objective. EDM's loss is `simple_loss` with the 
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from diffusion_book.process import (
     Generators,
     Prediction,
     add_noise,
+    check_discrete,
     coefficients,
     learned_std,
     posterior,
@@ -27,7 +29,7 @@ from diffusion_book.process import (
     target,
     to_x0,
 )
-from diffusion_book.schedules import Discrete, Schedule, expand
+from diffusion_book.schedules import Discrete, Schedule, check_batch, expand
 
 Weight = Callable[[Schedule, Tensor], Tensor]
 
@@ -45,6 +47,8 @@ def simple_loss(
 ) -> Tensor:
     """The mean squared error of a prediction at one time each, L_simple where it is ε (Ho et al. 2020, equation 14).
 
+    Chapter 4 derives it, chapter 6 trains with it.
+
     Args:
         network: called as network(x_t, t), with the conditions by name.
         x0: [B, …] data. t: [B] noisy times. eps: [B, …] standard normal noise.
@@ -54,7 +58,12 @@ def simple_loss(
 
     Returns:
         [B] losses, averaged over each example's dimensions.
+
+    Raises:
+        ValueError: x0 is not [B, …] of floating point numbers; eps or the output has another shape; t is not [B]
+            noisy times; or the prediction is unknown.
     """
+    _check_examples(x0, t)
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
     if output.shape != x0.shape:
@@ -69,8 +78,8 @@ def simple_loss(
 def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
     """The factor, float64, that turns the squared error of a prediction into the weighted squared error in ε.
 
-    At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (chapter 4).
-    Where a = 0 (zero terminal SNR) it is the limit for a → 0.
+    At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (as in
+    Salimans and Ho 2022, section 4). Chapter 4. Where a = 0 (zero terminal SNR) it is the limit for a → 0.
 
     Raises:
         ValueError: that limit is infinite, as it is on ε itself for `vdm` and `edm`.
@@ -94,7 +103,9 @@ def min_snr(gamma: float = 5.0) -> Weight:
 
 
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
-    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022). Chapter 4."""
+    """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, section 3). Chapter 4."""
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma must be finite and not negative, got {gamma}; 0 weighs all times alike")
     _positive("k", k)
     return lambda schedule, t: (k + torch.exp(_log_snr(schedule, t))) ** -gamma
 
@@ -122,7 +133,10 @@ def _log_snr(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 class VLB(NamedTuple):
-    """−log p(x0) ≤ prior + Σ steps + reconstruction, in nats for each example (Ho et al. 2020, equation 5)."""
+    """−log p(x0) ≤ prior + Σ steps + reconstruction, in nats for each example (Ho et al. 2020, equation 5).
+
+    Chapter 3 derives it.
+    """
 
     prior: Tensor
     """[B] L_T."""
@@ -137,6 +151,8 @@ class VLB(NamedTuple):
 
     def bits_per_dim(self, dimensions: int) -> Tensor:
         """[B] bits per dimension; comparable between texts only where x0 had the same number of levels."""
+        if dimensions < 1:
+            raise ValueError(f"dimensions are those of one example, x0[0].numel(), and at least 1, got {dimensions}")
         return self.total() / (dimensions * math.log(2))
 
 
@@ -148,7 +164,7 @@ def vlb(
     generator: Generators,
     levels: int | None = 256,
 ) -> VLB:
-    """All terms of the variational bound, with one draw of x_t for each t (chapter 3).
+    """All terms of the variational bound, with one draw of x_t for each t (Ho et al. 2020, equation 5). Chapter 3.
 
     The model's steps have the posterior's variance; the last one, to the data, has b_1² (= β_1) around x̂0.
 
@@ -157,11 +173,19 @@ def vlb(
         x0: [B, …] in [−1, 1] where there are levels.
         generator: the source of the noise; or one for each example.
         levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
+
+    Raises:
+        ValueError: the schedule has no steps; x0 is not [B, …] of floating point numbers, or not in [−1, 1] where
+            there are levels; or the denoiser returns another shape.
     """
+    check_discrete(schedule)
+    check_batch(x0)
     steps = []
     for t in range(1, schedule.T + 1):
         xt = add_noise(schedule, x0, t, randn_like(x0, generator))
         x0_hat = denoiser(xt, torch.full((len(x0),), t, device=x0.device))
+        if x0_hat.shape != x0.shape:
+            raise ValueError(f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(x0_hat.shape)}")
         if t == 1:
             std = schedule.b(1, like=x0).expand_as(x0)
             last = reconstruction(x0, x0_hat, std, levels)
@@ -177,14 +201,26 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
     it, and the outermost two reach to infinity; with None it is a density.
 
     Args:
-        x0: [B, …] in [−1, 1] where there are levels. mean, std: [B, …], or what broadcasts to that.
+        x0: [B, …] in [−1, 1] where there are levels.
+        mean: of x0's shape. std: positive, of x0's shape or what broadcasts to it.
+
+    Raises:
+        ValueError: x0 is not [B, …] of floating point numbers, or not in [−1, 1] where there are levels; mean or std
+            does not fit; or levels is not a whole number of at least 2.
     """
+    check_batch(x0)
+    spread = std.ndim <= x0.ndim and all(n in (1, m) for n, m in zip(reversed(std.shape), reversed(x0.shape)))
+    if mean.shape != x0.shape or not spread:
+        raise ValueError(
+            f"mean must have the shape of x0, {tuple(x0.shape)}, and std one that broadcasts to it, got "
+            f"{tuple(mean.shape)} and {tuple(std.shape)}"
+        )
     if levels is None:
         log_p = -0.5 * (((x0 - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
         return -log_p.flatten(1).sum(1)
-    if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels}; None for data without levels")
-    if bool((x0.abs() > 1 + 1e-6).any()):
+    if not isinstance(levels, Integral) or levels < 2:
+        raise ValueError(f"levels must be a whole number of at least 2, got {levels}; None for data without levels")
+    if not bool((x0.abs() <= 1 + 1e-6).all()):  # nor NaN
         raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
     dtype, half = x0.dtype, 1 / (levels - 1)
     # In float32 the gradient of log_ndtr is 4 % off at −1000 and nothing at −100,000, where a bad mean can be.
@@ -214,7 +250,15 @@ def hybrid_loss(
     The network returns [B, 2C, …]: the prediction and v (`process.learned_std`). The second part teaches only v: the
     mean is held fixed in it. Returned per example, as a mean over dimensions, in nats (Nichol and Dhariwal 2021,
     section 3.1). Chapter 4.
+
+    Raises:
+        ValueError: as for `simple_loss` and `reconstruction`; the output has other than twice the channels; the
+            schedule has no steps; or vlb_weight is negative or not finite.
     """
+    check_discrete(schedule)
+    _check_examples(x0, t)
+    if not 0 <= vlb_weight < math.inf:
+        raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, y=y, **conditions).to(x0)
     wanted = (len(x0), 2 * x0.shape[1], *x0.shape[2:])
@@ -234,10 +278,13 @@ def hybrid_loss(
 
 
 def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Noisy times, uniform over 1 … T or (0, T], [B], on the generator's device (chapter 6).
+    """Noisy times, uniform over 1 … T or (0, T], [B], on the generator's device. Chapter 6.
+
+    Source: Ho et al. 2020, algorithm 1; Kingma et al. 2021, section 5, for continuous time.
 
     t = 0 is data and has nothing to learn.
     """
+    _check_draw(batch_size, generator)
     if isinstance(schedule, Discrete):
         return torch.randint(1, schedule.T + 1, (batch_size,), generator=generator, device=generator.device)
     u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
@@ -247,8 +294,11 @@ def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) 
 def draw_logit_normal_times(
     schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
 ) -> Tensor:
-    """t = T · sigmoid(N(mean, std²)): more of the middle, where flows are hard (Esser et al. 2024, equation 19)."""
-    _positive("std", std)
+    """t = T · sigmoid(N(mean, std²)): more of the middle, where flows are hard (Esser et al. 2024, equation 19).
+
+    Chapter 15 uses it.
+    """
+    _check_draw(batch_size, generator, mean, std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
     t = schedule.T * torch.sigmoid(mean + std * z)
     return t.ceil().long().clamp(1, schedule.T) if isinstance(schedule, Discrete) else t
@@ -257,8 +307,8 @@ def draw_logit_normal_times(
 def draw_sigma_times(
     schedule: Schedule, batch_size: int, generator: torch.Generator, mean: float = -1.2, std: float = 1.2
 ) -> Tensor:
-    """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1)."""
-    _positive("std", std)
+    """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1). Chapter 4."""
+    _check_draw(batch_size, generator, mean, std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
     return schedule.time_at(-2 * (mean + std * z))
 
@@ -266,15 +316,43 @@ def draw_sigma_times(
 def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     """[bins] mean loss of the examples in each of `bins` equal parts of (0, T]; NaN where there was none.
 
-    For monitoring: a mean over all times hides a network that has given up on one end (chapters 4 and 11).
+    For monitoring: a mean over all times hides a network that has given up on one end. Chapters 4 and 11.
+
+    Raises:
+        ValueError: losses and t are not [B] both; t is outside 0 … T; T is not positive; or there are no bins.
     """
-    if losses.shape != t.shape:
+    if losses.shape != t.shape or losses.ndim != 1:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
+    _positive("T", T)
+    if not isinstance(bins, Integral) or bins < 1:
+        raise ValueError(f"bins must be a whole number of at least 1, got {bins}")
+    if not bool(((t >= 0) & (t <= T)).all()):
+        raise ValueError(f"t must lie in 0 … T = {T:g}, got {t.min().item():.6g} … {t.max().item():.6g}")
     part = (t.to(losses.device).double() * bins / T).ceil().long().clamp(1, bins) - 1
     total = torch.zeros(bins, dtype=torch.float64, device=losses.device).index_add_(0, part, losses.detach().double())
     return total / torch.bincount(part, minlength=bins)
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def _check_examples(x0: Tensor, t: Tensor) -> None:
+    """One time for all would do for x_t, but times [B, 1] make losses [B, B] of a weight in silence."""
+    check_batch(x0)
+    if not isinstance(t, Tensor) or t.shape != x0.shape[:1]:
+        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+        raise ValueError(f"t must be a tensor of one time for each of the {len(x0)} examples, got {got}")
+
+
+def _check_draw(batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0) -> None:
+    if not isinstance(batch_size, Integral) or batch_size < 0:
+        raise ValueError(f"batch_size must be a whole number, not negative, got {batch_size}")
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"times need one torch.Generator, such as torch.Generator().manual_seed(0), got {generator!r:.40}"
+        )
+    if not math.isfinite(mean):
+        raise ValueError(f"mean must be finite, got {mean}")
+    _positive("std", std)

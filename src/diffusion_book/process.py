@@ -4,12 +4,13 @@ Shapes: a batch is [B, …]; t is a time or [B] times. Chapters 2 and 3 derive e
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from diffusion_book.schedules import Discrete, Schedule, Time, check_floating, expand
+from diffusion_book.schedules import Discrete, Schedule, Time, check_batch, check_floating, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -17,13 +18,18 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 
 class Gaussian(NamedTuple):
-    """A diagonal Gaussian: mean [B, …] and a standard deviation that broadcasts against it."""
+    """A diagonal Gaussian: mean [B, …] and a standard deviation that broadcasts against it. Chapters 0 and 2."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, eps: Tensor) -> Tensor:
-        """mean + std · eps, the reparameterisation (chapter 0)."""
+        """mean + std · eps, the reparameterisation (Kingma and Welling 2014, section 2.4; chapter 0).
+
+        Raises:
+            ValueError: eps has not the mean's shape.
+        """
+        _same_shape("eps", eps, "the mean", self.mean)
         return self.mean + self.std * eps
 
 
@@ -31,8 +37,9 @@ def forward_step(schedule: Discrete, x_prev: Tensor, t: Time) -> Gaussian:
     """q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t) for t in 1 … T (Ho et al. 2020, equation 2). Chapter 2.
 
     Raises:
-        ValueError: t is outside 1 … T.
+        ValueError: t is outside 1 … T, or the schedule has no steps.
     """
+    check_discrete(schedule)
     t = schedule.check_time(t, noisy=True)
     alpha, beta = schedule.alpha[t], schedule.beta[t]
     return Gaussian(expand(alpha.sqrt(), x_prev) * x_prev, expand(beta.sqrt(), x_prev))
@@ -45,13 +52,12 @@ def marginal(schedule: Schedule, x0: Tensor, t: Time) -> Gaussian:
 
 
 def add_noise(schedule: Schedule, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
-    """x_t = a_t x0 + b_t ε, one jump from data to time t (chapter 2).
+    """x_t = a_t x0 + b_t ε, one jump from data to time t (Ho et al. 2020, equation 4, reparameterised). Chapter 2.
 
     Raises:
         ValueError: x0 is not floating point, eps has another shape, or t is outside 0 … T.
     """
-    if eps.shape != x0.shape:
-        raise ValueError(f"eps must have the shape of x0, {tuple(x0.shape)}, got {tuple(eps.shape)}")
+    _same_shape("eps", eps, "x0", x0)
     return marginal(schedule, x0, t).sample(eps)
 
 
@@ -64,13 +70,17 @@ def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Time, s: Time | Non
         xt, x0: [B, …] batches of one shape.
         t: the noisier time, up to T.
         s: the cleaner time; t − 1 where it is not given, which a continuous schedule does not have.
+
+    Raises:
+        ValueError: xt and x0 are not floating point batches of one shape, or not 0 ≤ s < t ≤ T.
     """
+    _same_shape("x0", x0, "x_t", xt)
     c_0, c_t, std = posterior_coefficients(schedule, t, s)
     return Gaussian(expand(c_0, xt) * x0 + expand(c_t, xt) * xt, expand(std, xt))
 
 
 class PosteriorCoefficients(NamedTuple):
-    """q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²), in float64."""
+    """q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²), in float64; see `posterior_coefficients`. Chapter 3."""
 
     c_0: Tensor
     c_t: Tensor
@@ -78,7 +88,9 @@ class PosteriorCoefficients(NamedTuple):
 
 
 def posterior_coefficients(schedule: Schedule, t: Time, s: Time | None = None) -> PosteriorCoefficients:
-    """c_0 = a_s β_{t|s} / b_t², c_t = a_{t|s} b_s² / b_t² and std = b_s √β_{t|s} / b_t (chapter 3).
+    """c_0 = a_s β_{t|s} / b_t², c_t = a_{t|s} b_s² / b_t² and std = b_s √β_{t|s} / b_t. Chapter 3.
+
+    Source: Kingma et al. 2021, appendix A; Ho et al. 2020, equation 7, for s = t − 1.
 
     Here a_{t|s} = a_t / a_s and β_{t|s} = b_t² − a_{t|s}² b_s²: the step from s to t. On the CPU.
     """
@@ -86,9 +98,9 @@ def posterior_coefficients(schedule: Schedule, t: Time, s: Time | None = None) -
 
 
 def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Tensor]:
-    """a_{t|s} and √β_{t|s} of the forward jump x_t = a_{t|s} x_s + √β_{t|s} ε from s to t > s (chapter 2).
+    """a_{t|s} and √β_{t|s} of the forward jump x_t = a_{t|s} x_s + √β_{t|s} ε from s to t > s. Chapter 2.
 
-    In float64, on the CPU.
+    In float64, on the CPU. Source: Kingma et al. 2021, appendix A.
     """
     return _step_coefficients(schedule, *_step_times(schedule, t, s))
 
@@ -117,6 +129,14 @@ def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -
     return torch.exp(share * expand(large.log(), v) + (1 - share) * expand(small.log(), v))
 
 
+def check_discrete(schedule: Schedule) -> None:
+    """A ValueError for a schedule that has no steps: there is no t − 1 in continuous time."""
+    if not isinstance(schedule, Discrete):
+        raise ValueError(
+            f"expected a discrete schedule, such as schedules.linear(), got {schedule!r}, which has no steps"
+        )
+
+
 def _step_times(schedule: Schedule, t: Time, s: Time | None) -> tuple[Tensor, Tensor]:
     """Both times of a step, checked: s < t."""
     t = schedule.check_time(t, noisy=True)
@@ -140,8 +160,14 @@ def _posterior_coefficients(schedule: Schedule, t: Tensor, s: Tensor) -> Posteri
 
 
 def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) ‖ N(0, prior_std²)) in nats, [B], summed over dimensions (chapters 2 and 3)."""
-    check_floating(x0)
+    """L_T = KL(q(x_T | x_0) ‖ N(0, prior_std²)) in nats, [B], summed over dimensions.
+
+    Source: Ho et al. 2020, equation 5, the first term. Chapters 2 and 3.
+
+    Raises:
+        ValueError: x0 is not [B, …] of floating point numbers.
+    """
+    check_batch(x0)
     mean, std = marginal(schedule, x0.double(), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
     mean, std = mean / schedule.prior_std, std / schedule.prior_std
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
@@ -152,13 +178,19 @@ def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Ten
 
     It is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) where p has the posterior's variance and x̂0 in the place of x0.
     At t = 1 the weight is infinite: that term is the reconstruction L_0, so t must lie in 2 … T.
+
+    Raises:
+        ValueError: the schedule has no steps; x0 and x0_hat are not batches of one shape; or t is outside 2 … T.
     """
+    check_discrete(schedule)
+    check_batch(x0)
+    _same_shape("the predicted x0", x0_hat, "x0", x0)
     t = schedule.check_time(t, noisy=True)
     if bool((t < 2).any()):
         raise ValueError("L_{t−1} is a KL for t in 2 … T, got t = 1; the term there is the reconstruction L_0")
     snr_gap = schedule.log_snr(t - 1).exp() - schedule.log_snr(t).exp()
     error = ((x0 - x0_hat) ** 2).flatten(1).sum(1)
-    return 0.5 * snr_gap.to(error) * error
+    return 0.5 * expand(snr_gap, error) * error
 
 
 def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
@@ -201,7 +233,14 @@ def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tens
 
 
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
-    """What a network that predicts this face is trained to output, p x0 + q ε, for noisy t (chapters 3 and 4)."""
+    """What a network that predicts this face is trained to output, p x0 + q ε, for noisy t. Chapters 3 and 4.
+
+    Source: that of its line in the table of `coefficients`.
+
+    Raises:
+        ValueError: x0 and eps are not floating point batches of one shape; t is not noisy; or unknown prediction.
+    """
+    _same_shape("eps", eps, "x0", x0)
     p, q = coefficients(prediction, schedule, t)
     return expand(p, x0) * x0 + expand(q, x0) * eps
 
@@ -214,7 +253,10 @@ def to_x0(
     t: Time,
     x0_max: float | None = None,
 ) -> Tensor:
-    """Read x̂0 off a network's output, whichever face it predicts (chapter 3).
+    """Read x̂0 off a network's output, whichever face it predicts. Chapter 3.
+
+    Source: Ho et al. 2020, equation 15, for ε; Salimans and Ho 2022, appendix D, for v; Karras et al. 2022, equation 7,
+    for F.
 
     x_t = a x0 + b ε and output = p x0 + q ε are two equations for two unknowns: x0 = (q x_t − b output)/(a q − b p).
 
@@ -224,8 +266,8 @@ def to_x0(
         x0_max: clip x̂0 to [−x0_max, x0_max], for images scaled to [−1, 1].
 
     Raises:
-        ValueError: unknown prediction; another shape than x_t's; or a(t) = 0 where neither ε nor the score says
-            anything about x0.
+        ValueError: unknown prediction; another shape than x_t's; a(t) = 0 where neither ε nor the score says
+            anything about x0; or x0_max is not positive.
     """
     c_t, c_output = x0_weights(prediction, schedule, t)
     return weigh(output, xt, expand(c_t, xt), expand(c_output, xt), x0_max)
@@ -234,23 +276,35 @@ def to_x0(
 def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: float | None = None) -> Tensor:
     """x0 = c_t x_t + c_output · output, the formula of `to_x0`; the numbers have x_t's dtype and multiply it.
 
+    Chapter 3; the sources are those of `to_x0`.
+
     Raises:
         ValueError: x_t is not floating point, or the output has another shape.
     """
     check_floating(xt)
-    if output.shape != xt.shape:
-        raise ValueError(f"a prediction must have the shape of x_t, {tuple(xt.shape)}, got {tuple(output.shape)}")
+    _same_shape("a prediction", output, "x_t", xt)
     x0 = (c_t * xt).addcmul_(c_output, output)
     return x0 if x0_max is None else clip(x0, x0_max)
 
 
 def clip(x0: Tensor, x0_max: float) -> Tensor:
-    """x0 within ±x0_max; what is infinite becomes NaN, for a sampler to find, rather than a black or white pixel."""
+    """x0 within ±x0_max; what is infinite becomes NaN, for a sampler to find, rather than a black or white pixel.
+
+    The code of Ho et al. 2020 clips x̂0 so at each step, to 1. Chapter 6.
+
+    Raises:
+        ValueError: x0_max is not positive.
+    """
+    if not x0_max > 0:
+        raise ValueError(f"x0_max must be positive, such as 1.0 for images in [−1, 1], got {x0_max}")
     return x0.clamp(-x0_max, x0_max).add_(x0, alpha=0)  # 0 · ∞ is NaN
 
 
 def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
-    """The two numbers of `to_x0`: x0 = c_t x_t + c_output · output, float64, on the CPU, of t's shape (chapter 3)."""
+    """The two numbers of `to_x0`, and their source: x0 = c_t x_t + c_output · output. Chapter 3.
+
+    They are float64, on the CPU, of t's shape.
+    """
     t = schedule.check_time(t, noisy=True)
     a, b = schedule._a(t), schedule._b(t)
     p, q = _coefficients(prediction, schedule, t, a, b)
@@ -263,12 +317,11 @@ def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Ten
 
 
 def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, t: Time) -> Tensor:
-    """Write x0 as the face that a network predicts, for noisy t: the inverse of `to_x0` (chapter 3).
+    """Write x0 as the face that a network predicts, for noisy t: the inverse of `to_x0`, with its sources. Chapter 3.
 
     With ε = (x_t − a x0)/b it is p x0 + q ε = (p − q a/b) x0 + (q/b) x_t.
     """
-    if x0.shape != xt.shape:
-        raise ValueError(f"x0 must have the shape of x_t, {tuple(xt.shape)}, got {tuple(x0.shape)}")
+    _same_shape("x0", x0, "x_t", xt)
     t = schedule.check_time(t, noisy=True)
     a, b = schedule._a(t), schedule._b(t)
     p, q = _coefficients(prediction, schedule, t, a, b)
@@ -287,7 +340,7 @@ def run_network(
 
     The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
     input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
-    are not None are passed by name: y, context, ….
+    are not None are passed by name: y, context, …. Chapters 4 and 6.
     """
     given = {name: value for name, value in conditions.items() if value is not None}
     t = schedule.check_time(t)
@@ -298,6 +351,13 @@ def run_network(
     return network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
 
 
+def _same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:
+    """One number for each example, or one channel for three, would spread over all of them in silence."""
+    check_floating(x)
+    if x.shape != like.shape:
+        raise ValueError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {tuple(x.shape)}")
+
+
 def _unknown(prediction: str) -> ValueError:
     return ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
 
@@ -306,10 +366,12 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise of x's shape, drawn on the generator's device so that a seed means one thing everywhere.
 
     With a sequence of generators, one for each example of x [B, …], an example's noise does not depend on its batch.
+    Chapter 6.
 
     Raises:
-        ValueError: no generators, or another number of them than there are examples.
+        ValueError: no generators, or another number of them than there are examples; or x is not floating point.
     """
+    check_floating(x)
     if isinstance(generator, torch.Generator):
         return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
     if not (isinstance(generator, Sequence) and all(isinstance(g, torch.Generator) for g in generator)):
@@ -326,9 +388,11 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
 def seeded(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
     """One generator for each example, for `randn_like` and the samplers: the same seed gives the same picture.
 
+    Chapter 6 uses it.
+
     Raises:
-        ValueError: one seed, where a list of them is wanted.
+        ValueError: one seed, where a list of them is wanted; or what is no whole number.
     """
-    if isinstance(seeds, int):
-        raise ValueError(f"one seed for each example is needed, such as range(16), got {seeds}")
+    if isinstance(seeds, int | str) or not all(isinstance(seed, Integral) for seed in seeds):
+        raise ValueError(f"one whole number for each example is needed, such as range(16), got {seeds!r:.80}")
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -7,6 +7,7 @@ integer times and β_t; a `Continuous` one has real times. Chapter 2 derives the
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Schedule(ABC):
 
     Numbers are computed in float64 on the CPU, whatever the device: `check_time` brings the times there. A subclass
     gives `_a`, `_b` and their derivatives at times so checked; `process` calls these too, to check a time only once.
+
+    Source: Kingma et al. 2021, section 3.1, for a, b and λ as functions of t. Chapters 2 and 6.
 
     Attributes:
         T: the last time; nothing but noise is left there, or next to nothing else.
@@ -67,7 +70,10 @@ class Schedule(ABC):
 
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         """The time with this log-SNR, the inverse of `log_snr`; the nearest time where the schedule has none."""
-        return _give(self._time_at(_as_tensor(log_snr).cpu().double()), log_snr, None)
+        wanted = _as_tensor(log_snr).cpu().double()
+        if bool(wanted.isnan().any()):
+            raise ValueError("no time has a log-SNR of NaN; expected numbers, −∞ and +∞ among them")
+        return _give(self._time_at(wanted), log_snr, None)
 
     @property
     def prior_std(self) -> float:
@@ -193,7 +199,10 @@ class Discrete(Schedule):
 
 
 class Continuous(Schedule):
-    """A schedule for every real time in [0, T]."""
+    """A schedule for every real time in [0, T] (Song et al. 2021b, section 3; Kingma et al. 2021, section 3.1).
+
+    Chapter 2 has the curves, chapter 15 what continuous time is good for.
+    """
 
     T: float = 1.0
 
@@ -252,7 +261,7 @@ class _Interpolated(Continuous):
 
 
 class Flow(Continuous):
-    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023). Chapter 15.
+    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023, section 2.1). Chapter 15.
 
     The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
     """
@@ -274,7 +283,9 @@ class Flow(Continuous):
 
 
 class EDM(Continuous):
-    """Karras et al. 2022: nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+    """Nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+
+    Source: Karras et al. 2022, table 1, the column “Ours”.
 
     Args:
         sigma_max: T, where sampling starts; x_T is noise of that standard deviation, not of one.
@@ -282,8 +293,8 @@ class EDM(Continuous):
     """
 
     def __init__(self, sigma_max: float = 80.0, sigma_data: float = 0.5) -> None:
-        if sigma_max <= 0 or sigma_data <= 0:
-            raise ValueError(f"sigma_max and sigma_data must be positive, got {sigma_max} and {sigma_data}")
+        if not (0 < sigma_max < math.inf and 0 < sigma_data < math.inf):
+            raise ValueError(f"sigma_max and sigma_data must be positive and finite, got {sigma_max} and {sigma_data}")
         self.T, self.sigma_data = float(sigma_max), float(sigma_data)
 
     def clock(self, t: Tensor) -> Tensor:
@@ -313,8 +324,8 @@ class VP(Continuous):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 < beta_min <= beta_max:
-            raise ValueError(f"expected 0 < beta_min ≤ beta_max, got {beta_min} and {beta_max}")
+        if not 0 < beta_min <= beta_max < math.inf:
+            raise ValueError(f"expected 0 < beta_min ≤ beta_max < ∞, got {beta_min} and {beta_max}")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: Tensor) -> Tensor:
@@ -352,8 +363,8 @@ class Cosine(Continuous):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
-        if shift <= 0:
-            raise ValueError(f"shift must be positive, got {shift}; below 1 there is more noise")
+        if not 0 < shift < math.inf:
+            raise ValueError(f"shift must be positive and finite, got {shift}; below 1 there is more noise")
         self.shift = shift
 
     # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
@@ -424,25 +435,42 @@ def check_floating(x: Tensor) -> None:
         raise ValueError(f"a batch must be floating point, got {x.dtype}; scale images to [−1, 1] first")
 
 
+def check_batch(x: Tensor) -> None:
+    """A ValueError unless x is floating point and [B, …] with dimensions behind the first, to sum or average over."""
+    check_floating(x)
+    if x.ndim < 2:
+        raise ValueError(f"a batch must be [B, …], got shape {tuple(x.shape)}; B single numbers are [B, 1]")
+
+
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:
     """β rises linearly from β_1 to β_T (Ho et al. 2020, section 4). Chapter 2."""
+    _check_betas(beta_1, beta_T)
     return Discrete(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64))
 
 
 def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Discrete:
     """√β rises linearly: the schedule of Stable Diffusion (Rombach et al. 2022). Chapter 2."""
+    _check_betas(beta_1, beta_T)
     return Discrete(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64) ** 2)
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
     """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, section 3.2). Chapter 2."""
+    if not (0 <= s < math.inf and 0 < beta_max <= 1):
+        raise ValueError(
+            f"expected 0 ≤ s < ∞ and beta_max in (0, 1], got {s} and {beta_max}; 0.008 and 0.999 are usual"
+        )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
     return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
 
 
 def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Discrete:
-    """ᾱ_t falls like a sigmoid between start and end (Jabri et al. 2023; as coded by Chen 2023). Chapter 2."""
+    """ᾱ_t falls like a sigmoid from start to end (Jabri et al. 2023, figure 8; as coded by Chen 2023). Chapter 2."""
+    if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
+        raise ValueError(
+            f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; −3, 3 and 1 are usual"
+        )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     curve = torch.sigmoid(-(start + (end - start) * t) / tau)
     alpha_bar = (curve - curve[-1]) / (curve[0] - curve[-1])
@@ -455,6 +483,8 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
 
     At t = T nothing of x0 is left, so ε-prediction carries no information there: train with v.
     """
+    if not isinstance(schedule, Discrete):
+        raise ValueError(f"only a discrete schedule can be rescaled, got {schedule!r}; rescale it before continuous()")
     a = schedule.a(torch.arange(1, schedule.T + 1))
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), a**2])
@@ -485,7 +515,14 @@ def by_name(name: str, T: int | None = None) -> Schedule:
     return CONTINUOUS[name]()
 
 
+def _check_betas(beta_1: float, beta_T: float) -> None:
+    if not 0 < beta_1 <= beta_T <= 1:
+        raise ValueError(
+            f"expected 0 < beta_1 ≤ beta_T ≤ 1, shares of the variance that a step replaces, got {beta_1} and {beta_T}"
+        )
+
+
 def _steps(T: int) -> int:
-    if int(T) != T or T < 2:
+    if not (isinstance(T, Real) and float(T).is_integer() and T >= 2):
         raise ValueError(f"T must be an integer of at least 2 steps, got {T!r}; the usual choice is 1000")
     return int(T)

@@ -1,5 +1,7 @@
 """The classifier: shapes, any size of image, features that feed the head, bad input."""
 
+import math
+
 import pytest
 import torch
 
@@ -47,5 +49,12 @@ def test_it_learns(network):
 def test_bad_input_is_told():
     with pytest.raises(ValueError, match=r"expected images \[B, 1, H, W\], got shape \(2, 3, 8, 8\)"):
         Classifier(ClassifierConfig(channels=4))(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
-        ClassifierConfig(channels=0)
+    with pytest.raises(ValueError, match=r"images must be floating point, got torch.int64; use .float\(\), and scale"):
+        Classifier(ClassifierConfig(channels=4))(torch.zeros(2, 1, 8, 8, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["image_channels", "channels", "features", "classes"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, math.nan])
+def test_a_size_that_is_none_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number of at least 1, got {value}$"):
+        ClassifierConfig(**{name: value})

@@ -158,7 +158,12 @@ def test_the_named_sizes_fit_the_images_they_are_for(name, side):
     [
         ({"width": 33}, "multiple of heads = 2, and of 4 .* got 33"),
         ({"heads": 5}, "multiple of heads = 5, and of 4 .* got 32"),
-        ({"depth": 0}, "depth and patch must be at least 1, got 0 and 2"),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 1, got {value}$")
+            for name in ("image_channels", "width", "depth", "heads", "patch", "mlp_ratio")
+            for value in (0, -4, 1.5)
+        ),
+        *(({"classes": value}, f"^classes must be a whole number of at least 0, got {value}$") for value in (-1, 1.5)),
     ],
 )
 def test_a_bad_configuration_is_refused(changes, message):
@@ -175,6 +180,13 @@ def test_an_unknown_size_is_refused_with_the_list_of_known_ones():
     ("config", "x", "t", "y", "message"),
     [
         (TINY, torch.zeros(2, 3, 8, 8), [1, 2], None, r"expected images \[B, 1, H, W\], got shape \(2, 3, 8, 8\)"),
+        (
+            TINY,
+            torch.zeros(2, 1, 8, 8).long(),
+            [1, 2],
+            None,
+            "images must be floating point, got torch.int64; use .flo",
+        ),
         (TINY, torch.zeros(2, 1, 8, 7), [1, 2], None, "sides must be multiples of the patch, 2, got 8×7; pad"),
         (TINY, torch.zeros(2, 1, 8, 8), [1], None, r"one time for each of the 2 images, got shape \(1,\)"),
         (TINY, torch.zeros(2, 1, 8, 8), [1, 2], [0, 1], r"no classes \(classes=0\), so it takes no labels y"),

@@ -1,5 +1,7 @@
 """The time embedding against diffusers."""
 
+import math
+
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -39,6 +41,23 @@ def test_times_may_be_integer_or_real(t):
 def test_an_odd_number_of_features_is_refused():
     with pytest.raises(ValueError, match="dim must be even, half for cosines and half for sines, got 7"):
         timestep_embedding(torch.tensor([1]), 7)
+
+
+@pytest.mark.parametrize(
+    ("t", "options", "message"),
+    [
+        (torch.tensor(1), {}, r"one time an example, \[B\], got shape \(\)"),
+        (torch.tensor([[1], [2]]), {}, r"one time an example, \[B\], got shape \(2, 1\)"),
+        *(
+            (torch.tensor([1]), {"max_period": period}, f"max_period must be positive and finite, got {period}; 10,000")
+            for period in (0, -1.0, math.nan, math.inf)
+        ),
+        (torch.tensor([1]), {"frequency_shift": -1}, "frequency_shift must not be negative, got -1; 0 and 1"),
+    ],
+)
+def test_sinusoids_of_nothing_are_refused(t, options, message):
+    with pytest.raises(ValueError, match=message):
+        timestep_embedding(t, 8, **options)
 
 
 def test_the_embedding_has_two_layers_with_gradients():

@@ -35,6 +35,30 @@ def test_labels_outside_the_classes_are_refused():
         MLP(classes=3)(torch.zeros(2, 2), torch.tensor([1, 2]), torch.tensor([0, 4]))
 
 
+@pytest.mark.parametrize(
+    ("x", "t", "message"),
+    [
+        (torch.zeros(2, 3), torch.tensor([1, 2]), r"expected points \[B, 2\], got shape \(2, 3\)"),
+        (torch.zeros(2), torch.tensor([1, 2]), r"expected points \[B, 2\], got shape \(2,\)"),
+        (torch.zeros(2, 1, 2), torch.tensor([1, 2]), r"expected points \[B, 2\], got shape \(2, 1, 2\)"),
+        (torch.zeros(2, 2).long(), torch.tensor([1, 2]), "points must be floating point, got torch.int64; use .float"),
+        (torch.zeros(2, 2), torch.tensor([1]), r"one time for each of the 2 points, got shape \(1,\)"),
+        (torch.zeros(2, 2), torch.tensor(1), r"one time for each of the 2 points, got shape \(\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(x, t, message):
+    """One time would spread over all points in silence."""
+    with pytest.raises(ValueError, match=message):
+        MLP()(x, t)
+
+
+@pytest.mark.parametrize(("name", "least"), [("dim", 1), ("width", 1), ("depth", 1), ("classes", 0)])
+def test_a_size_that_is_none_is_refused(name, least):
+    for value in (least - 1, -3, 1.5):
+        with pytest.raises(ValueError, match=f"^{name} must be a whole number of at least {least}, got {value}$"):
+            MLP(**{name: value})
+
+
 def test_every_parameter_gets_a_gradient(generator):
     network = MLP(2, 16, 2, classes=3)
     x = torch.randn(8, 2, generator=generator)

@@ -1,6 +1,7 @@
 """The U-Net by what must hold of the whole. Its parts, and all of it against diffusers: test_blocks, interop."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -233,11 +234,30 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channel_mults": ()}, r"needs at least one level, such as \(1, 2, 2\)"),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 1, got {value}$")
+            for name in ("image_channels", "channels", "blocks", "patch", "groups", "head_channels")
+            for value in (0, -8, 1.5)
+        ),
+        *(
+            ({name: value}, f"^{name} must be a whole number of at least 0, got {value}$")
+            for name in ("classes", "context_dim", "frequency_shift")
+            for value in (-1, 1.5)
+        ),
+        ({"channel_mults": ()}, r"needs at least one level, such as \(1, 2, 2\), got \(\)"),
+        ({"channel_mults": 2}, r"needs at least one level, such as \(1, 2, 2\), got 2"),
+        ({"channel_mults": (1, math.nan)}, r"channel_mults must be finite numbers, .* got \(1, nan\)"),
+        ({"channel_mults": (1, math.inf)}, r"channel_mults must be finite numbers, .* got \(1, inf\)"),
+        ({"channel_mults": (1, -1)}, r"a whole number of features, got 16 × -1 = -16"),
+        ({"norm_eps": 0.0}, "norm_eps must be positive and finite, got 0.0; 1e-5 is usual"),
+        ({"norm_eps": math.nan}, "norm_eps must be positive and finite, got nan"),
+        ({"norm_eps": math.inf}, "norm_eps must be positive and finite, got inf"),
+        ({"dropout": math.nan}, r"dropout must lie in \[0, 1\), got nan"),
         ({"channels": 20}, "groups = 8 must divide the features of every level, got 20"),
         ({"channels": 15, "groups": 1}, "channels must be even, got 15"),
-        ({"attention_levels": (2,)}, r"attention_levels must lie in 0 … 1, got 2"),
-        ({"attention_levels": (-1,)}, r"attention_levels must lie in 0 … 1, got -1"),
+        ({"attention_levels": (2,)}, r"attention_levels must be whole numbers in 0 … 1, got 2"),
+        ({"attention_levels": (-1,)}, r"attention_levels must be whole numbers in 0 … 1, got -1"),
+        ({"attention_levels": (1.0,)}, r"attention_levels must be whole numbers in 0 … 1, got 1.0"),
         ({"head_channels": 24}, "head_channels = 24 must divide the features of attention level 1"),
         (
             {"channel_mults": (2, 1), "attention_levels": (0,), "head_channels": 32},
@@ -245,7 +265,6 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
         ),
         ({"channel_mults": (1, 1.3)}, r"a whole number of features, got 16 × 1.3 = 20.8; change channel_mults"),
         ({"channel_mults": (1, 0)}, "a whole number of features, got 16 × 0 = 0"),
-        ({"blocks": 0}, "blocks and patch must be at least 1, got 0 and 1"),
         ({"context_dim": 4, "attention_levels": ()}, "context_dim needs attention somewhere"),
         ({"context_dim": 4, "middle_attention": False, "attention_levels": ()}, "context_dim needs attention"),
         ({"conditioning": "film"}, "conditioning must be 'scale_shift' or 'add', got 'film'"),
@@ -269,6 +288,12 @@ def test_an_unknown_size_is_refused_with_the_list_of_known_ones():
     [
         (torch.zeros(2, 3, 8, 8), [1, 2], None, r"expected images \[B, 1, H, W\], got shape \(2, 3, 8, 8\)"),
         (torch.zeros(1, 8, 8), [1], None, r"expected images \[B, 1, H, W\], got shape \(1, 8, 8\)"),
+        (
+            torch.zeros(2, 1, 8, 8).byte(),
+            [1, 2],
+            None,
+            r"images must be floating point, got torch.uint8; use .float\(\)",
+        ),
         (torch.zeros(2, 1, 8, 8), [1], None, r"one time for each of the 2 images, got shape \(1,\)"),
         (torch.zeros(2, 1, 8, 8), 5, None, r"one time for each of the 2 images, got shape \(\)"),
         (torch.zeros(2, 1, 8, 8), [1, 2], [1], r"one label for each of the 2 examples, got shape \(1,\)"),
@@ -308,6 +333,7 @@ def test_a_network_without_the_no_label_wants_labels(generator, randomised):
         (TINY, torch.zeros(2, 3, 6), None, r"reads no text \(context_dim=0\), so it takes no context"),
         (CONFIGS["text"], torch.zeros(2, 3, 5), None, r"expected context \[2, L, 6\], got shape \(2, 3, 5\)"),
         (CONFIGS["text"], torch.zeros(1, 3, 6), None, r"expected context \[2, L, 6\], got shape \(1, 3, 6\)"),
+        (CONFIGS["text"], torch.zeros(2, 3, 6).long(), None, r"context must be floating point, got torch.int64; use"),
         (CONFIGS["text"], None, torch.ones(2, 3, dtype=torch.bool), "there is no context"),
         (CONFIGS["text"], torch.zeros(2, 3, 6), torch.ones(2, 3), r"must be boolean \(2, 3\), .* got torch.float32"),
         (CONFIGS["text"], torch.zeros(2, 3, 6), torch.ones(2, 4, dtype=torch.bool), r"got torch.bool \(2, 4\)"),

@@ -134,6 +134,45 @@ def test_noise_levels_that_the_schedule_does_not_have_are_refused(grid, low, hig
         grid(schedules.EDM(), 10, sigma_min=low, sigma_max=high)
 
 
+@pytest.mark.parametrize("grid", [karras_times, log_snr_times])
+@pytest.mark.parametrize(("low", "high"), [(math.nan, 1.0), (0.1, math.nan), (0.1, math.inf), (math.inf, math.inf)])
+@pytest.mark.parametrize("schedule", [schedules.EDM(), schedules.Flow()], ids=repr)
+def test_noise_levels_that_are_no_numbers_are_refused(schedule, grid, low, high):
+    """Flow's σ_T is infinite, and a grid from there would be T, NaN, …, NaN, 0."""
+    most = "σ_T = 80" if isinstance(schedule, schedules.EDM) else "any finite σ"
+    with pytest.raises(ValueError, match=f"expected 0 < sigma_min < sigma_max ≤ {most}, got {low:g} and {high:g}"):
+        grid(schedule, 10, sigma_min=low, sigma_max=high)
+
+
+@pytest.mark.parametrize("rho", [0, -7, 0.5, 1001, math.nan, math.inf])
+def test_an_exponent_that_makes_no_grid_is_refused(rho):
+    """σ^{1/ρ} with ρ < 1 loses σ_min beside σ_max, as a sum of floats, and with ρ → ∞ all are 1."""
+    with pytest.raises(ValueError, match=f"rho must lie in 1 … 1000, got {rho}; 7 is the usual choice"):
+        karras_times(schedules.EDM(), 10, rho)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
+def test_between_the_least_and_the_largest_exponent_grids_fall(schedule):
+    for rho in (1, 1000):
+        times = karras_times(schedule, 50, rho)
+        assert check_times(schedule, times) == times
+    # ρ → ∞ is the grid that is even in log σ, up to (log σ_max/σ_min)²/ρ of it.
+    near, even = karras_times(schedules.EDM(), 10, 1000)[:-1], log_snr_times(schedules.EDM(), 10)[:-1]
+    assert np.log(near) == pytest.approx(np.log(even), abs=math.log(80 / 0.002) ** 2 / 8 / 1000 * 1.01)
+
+
+@pytest.mark.parametrize("steps", [math.nan, math.inf, "5", None, 5.0])
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+def test_steps_that_are_no_whole_number_are_refused(grid, steps):
+    with pytest.raises(ValueError, match=rf"steps must be an integer in 1 … T = 100, got {steps!r}"):
+        grid(SCHEDULE, steps)
+
+
+def test_a_grid_is_checked_against_a_schedule():
+    with pytest.raises(ValueError, match="the first argument is a schedule, got 10"):
+        check_times(10, [10, 0])
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 def test_a_number_in_the_place_of_the_schedule_is_refused(grid):
     with pytest.raises(ValueError, match="schedule"):

@@ -76,7 +76,7 @@ class CrossAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √d) v, over the last two dimensions (Vaswani et al. 2017, equation 1).
+    """softmax(q kᵀ / √d) v, over the last two dimensions (Vaswani et al. 2017, equation 1). Chapter 5.
 
     Args:
         q, k, v: [B, heads, N, d] and twice [B, heads, L, d], each contiguous, or torch does not take its fast way.

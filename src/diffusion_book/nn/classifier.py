@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from diffusion_book.nn._numbers import at_least, check_floating
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a classifier is made of.
+    """What a classifier is made of. Chapter 12.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour.
@@ -25,13 +27,11 @@ class ClassifierConfig:
     classes: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("image_channels", "channels", "features", "classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(1, **vars(self))
 
 
 class Classifier(nn.Module):
-    """Images → logits; `features` stops one layer earlier."""
+    """Images → logits; `features` stops one layer earlier. Chapter 12."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -57,10 +57,11 @@ class Classifier(nn.Module):
         """[B, C, H, W] in [−1, 1] → [B, D], none negative.
 
         Raises:
-            ValueError: the shape does not fit.
+            ValueError: the shape does not fit, or x is not floating point.
         """
         if x.ndim != 4 or x.shape[1] != self.config.image_channels:
             raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
+        check_floating("images", x)
         features: Tensor = self.body(x)
         return features
 

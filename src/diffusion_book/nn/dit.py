@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_book._names import unknown
+from diffusion_book.nn._numbers import at_least, check_floating
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """What a DiT is made of.
+    """What a DiT is made of (Peebles and Xie 2023, section 3.2). Chapter 5.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour, 4 for latents.
@@ -46,13 +47,14 @@ class DiTConfig:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
+        at_least(1, image_channels=self.image_channels, width=self.width, depth=self.depth, heads=self.heads)
+        at_least(1, patch=self.patch, mlp_ratio=self.mlp_ratio)
+        at_least(0, classes=self.classes)
         if self.width % 4 or self.width % self.heads:
             raise ValueError(
                 f"width must be a multiple of heads = {self.heads}, and of 4 for the sines and cosines of two "
                 f"coordinates, got {self.width}"
             )
-        if self.depth < 1 or self.patch < 1:
-            raise ValueError(f"depth and patch must be at least 1, got {self.depth} and {self.patch}")
 
     @property
     def stride(self) -> int:
@@ -120,7 +122,10 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """x_t, t and labels → a prediction of x_t's shape, or of twice its channels. Chapter 5."""
+    """x_t, t and labels → a prediction of x_t's shape, or of twice its channels.
+
+    Source: Peebles and Xie 2023, section 3.2. Chapter 5.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -181,6 +186,7 @@ class DiT(nn.Module):
     def _check(self, x: Tensor, t: Tensor, y: Tensor | None) -> None:
         if x.ndim != 4 or x.shape[1] != self.config.image_channels:
             raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
+        check_floating("images", x)
         if x.shape[2] % self.config.patch or x.shape[3] % self.config.patch:
             raise ValueError(
                 f"image sides must be multiples of the patch, {self.config.patch}, got {x.shape[2]}×{x.shape[3]}; "

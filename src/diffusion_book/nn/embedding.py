@@ -12,6 +12,8 @@ def timestep_embedding(
 ) -> Tensor:
     """Sines and cosines of t at `dim`/2 frequencies from 1 down to 1/max_period (Vaswani et al. 2017, section 3.5).
 
+    Chapter 5 asks why not t itself.
+
     Args:
         t: [B] times, integer or real, of the order of 0 … 1000.
         dim: even number of features.
@@ -19,14 +21,20 @@ def timestep_embedding(
         sines_first: the other order of the two halves.
 
     Returns:
-        [B, dim] float32: cosines first, then sines. Chapter 5 asks why not t itself.
+        [B, dim] float32: cosines first, then sines.
 
     Raises:
-        ValueError: dim is odd, or too small for the shift.
+        ValueError: t is not [B]; dim is odd, or too small for the shift; or max_period is no period.
     """
+    if t.ndim != 1:
+        raise ValueError(f"t must hold one time an example, [B], got shape {tuple(t.shape)}")
+    if not 0 < max_period < math.inf:
+        raise ValueError(f"max_period must be positive and finite, got {max_period}; 10,000 is usual")
     if dim % 2:
         raise ValueError(f"dim must be even, half for cosines and half for sines, got {dim}")
     half = dim // 2
+    if frequency_shift < 0:
+        raise ValueError(f"frequency_shift must not be negative, got {frequency_shift}; 0 and 1 are usual")
     if half <= frequency_shift:
         raise ValueError(
             f"frequency_shift = {frequency_shift} needs more than {frequency_shift} frequencies, got {half}"
@@ -38,7 +46,7 @@ def timestep_embedding(
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t, then two layers: [B] → [B, out].
+    """Sinusoids of t, then two layers: [B] → [B, out] (Ho et al. 2020, appendix B). Chapter 5.
 
     Args:
         dim: number of sinusoids.

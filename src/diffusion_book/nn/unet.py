@@ -4,7 +4,9 @@ Chapter 5 derives each part; chapter 6 uses the small one; chapter 9 gives it a 
 times [B], labels [B], tokens of a text [B, L, D].
 """
 
+import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_book._names import unknown
+from diffusion_book.nn._numbers import at_least, check_floating
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
@@ -20,7 +23,7 @@ from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """What a U-Net is made of.
+    """What a U-Net is made of (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3). Chapter 5.
 
     Attributes:
         image_channels: 1 for digits, 3 for colour.
@@ -79,8 +82,15 @@ class UNetConfig:
     sines_first: bool = False
 
     def __post_init__(self) -> None:
-        if not self.channel_mults:
-            raise ValueError("channel_mults needs at least one level, such as (1, 2, 2)")
+        at_least(1, image_channels=self.image_channels, channels=self.channels, blocks=self.blocks, patch=self.patch)
+        at_least(1, groups=self.groups)
+        if self.head_channels is not None:
+            at_least(1, head_channels=self.head_channels)
+        at_least(0, classes=self.classes, context_dim=self.context_dim, frequency_shift=self.frequency_shift)
+        if not isinstance(self.channel_mults, tuple | list) or not self.channel_mults:
+            raise ValueError(f"channel_mults needs at least one level, such as (1, 2, 2), got {self.channel_mults!r}")
+        if not all(math.isfinite(mult) for mult in self.channel_mults):
+            raise ValueError(f"channel_mults must be finite numbers, such as (1, 2, 2), got {self.channel_mults!r}")
         if self.channels % 2:
             raise ValueError(f"channels must be even, got {self.channels}")
         for mult, width in zip(self.channel_mults, self.widths):
@@ -91,12 +101,10 @@ class UNetConfig:
                 )
             if width % self.groups:
                 raise ValueError(f"groups = {self.groups} must divide the features of every level, got {width}")
-        if self.blocks < 1 or self.patch < 1:
-            raise ValueError(f"blocks and patch must be at least 1, got {self.blocks} and {self.patch}")
         last = len(self.channel_mults) - 1
         for level in self.attention_levels:
-            if not 0 <= level <= last:
-                raise ValueError(f"attention_levels must lie in 0 … {last}, got {level}")
+            if not isinstance(level, Integral) or not 0 <= level <= last:
+                raise ValueError(f"attention_levels must be whole numbers in 0 … {last}, got {level}")
         for level in {*self.attention_levels, last} if self.attends_in_the_middle else self.attention_levels:
             if self.head_channels is not None and self.widths[level] % self.head_channels:
                 raise ValueError(
@@ -107,6 +115,8 @@ class UNetConfig:
             raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}; 1e-5 is usual")
         if self.conditioning not in ("scale_shift", "add"):
             raise ValueError(f"conditioning must be 'scale_shift' or 'add', got {self.conditioning!r}")
         if self.resample not in ("conv", "block"):
@@ -178,7 +188,10 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """x_t, t and what conditions it → a prediction of x_t's shape, or of twice its channels. Chapters 5 and 9."""
+    """x_t, t and what conditions it → a prediction of x_t's shape, or of twice its channels. Chapters 5 and 9.
+
+    Source: Ronneberger et al. 2015, figure 1; Ho et al. 2020, appendix B; Rombach et al. 2022, section 3.3, for text.
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -287,6 +300,7 @@ class UNet(nn.Module):
     ) -> None:
         if x.ndim != 4 or x.shape[1] != self.config.image_channels:
             raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
+        check_floating("images", x)
         if x.shape[2] % self.config.stride or x.shape[3] % self.config.stride:
             raise ValueError(
                 f"image sides must be multiples of {self.config.stride} for this U-Net, got {x.shape[2]}×{x.shape[3]}; "
@@ -305,6 +319,7 @@ class UNet(nn.Module):
             raise ValueError("this U-Net reads no text (context_dim=0), so it takes no context")
         if context.ndim != 3 or context.shape[0] != len(x) or context.shape[2] != dim:
             raise ValueError(f"expected context [{len(x)}, L, {dim}], got shape {tuple(context.shape)}")
+        check_floating("context", context)
         if context_mask is not None and (context_mask.dtype != torch.bool or context_mask.shape != context.shape[:2]):
             raise ValueError(
                 f"context_mask must be boolean {tuple(context.shape[:2])}, true where a token counts, "
