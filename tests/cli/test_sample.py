@@ -18,11 +18,13 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", **config):
+def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", patch=4, **config):
     """A network that was never trained, but whose every weight matters; and a card that knows its images' size."""
     path = folder / f"{name}.safetensors"
     torch.manual_seed(seed)
-    network = nn.UNet(nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, **config))
+    network = nn.UNet(
+        nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=patch, **config)
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     sha256 = zoo.save(path, network, schedule, T, prediction)
@@ -247,11 +249,25 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()  # the rounding of a turned angle
 
 
+def test_a_flow_becomes_a_pipeline(run, folder, tmp_path):
+    pytest.importorskip("diffusers")
+    from diffusion_book.interop.diffusers import load_pipeline
+
+    straight = tiny(folder, "straight", schedule="flow", T=None, prediction="u", patch=1, classes=10)
+    run("export", "--model", straight, "--out", "pipeline")
+    network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
+    assert (repr(schedule), prediction) == (repr(schedules.Flow()), "u")
+    ours = models.find(str(straight)).network
+    x, t, y = torch.linspace(-1, 1, 1568).reshape(2, 1, 28, 28), torch.tensor([30.0, 700.0]), torch.tensor([1, 2])
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, t, y), ours(x, t, y), rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):
     assert "ONNX is not written yet" in run("export", "-m", digits, "-o", "a", "-f", "onnx", fails=True).stderr
     assert "unknown format 'gguf'" in run("export", "-m", digits, "-o", "a", "-f", "gguf", fails=True).stderr
-    flow = tiny(folder, "straight", schedule="flow", T=None, prediction="u")
-    assert "DDPMPipeline counts steps" in run("export", "-m", flow, "-o", "a", fails=True).stderr
+    preserving = tiny(folder, "preserving", schedule="vp", T=None, prediction="v")
+    assert "diffusers has schedules with steps" in run("export", "-m", preserving, "-o", "a", fails=True).stderr
     words = ["export", "-m", digits, "-f", "safetensors", "-o"]
     assert "must end in .safetensors" in run(*words, "a.bin", fails=True).stderr
     assert not (tmp_path / "a").exists()

@@ -6,25 +6,19 @@ from diffusion_book import zoo
 from diffusion_book.cli.cards import versions, write_card
 from diffusion_book.cli.models import image_shape
 from diffusion_book.nn import UNet
-from diffusion_book.schedules import Discrete
 
 
 def to_diffusers(model: zoo.Pretrained, folder: Path, size: int | None = None) -> None:
-    """Write a folder that `DDPMPipeline.from_pretrained` loads.
+    """Write a folder that `DiffusionPipeline.from_pretrained` loads.
 
     Raises:
         ValueError: the model has no counterpart there. ImportError: `diffusers` is not installed.
     """
     from diffusion_book.interop.diffusers import save_pipeline
 
-    if not isinstance(model.network, UNet) or model.prediction is None:
+    if not isinstance(model.network, UNet) or model.schedule is None or model.prediction is None:
         raise ValueError(
             f"diffusers has no counterpart of a {type(model.network).__name__}; a UNet can be carried there"
-        )
-    if not isinstance(model.schedule, Discrete):
-        raise ValueError(
-            f"DDPMPipeline counts steps, and this model was trained on {model.schedule!r}; train one on a schedule "
-            "such as cosine"
         )
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give a folder")

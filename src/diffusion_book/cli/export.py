@@ -16,7 +16,7 @@ def export(
 ) -> None:
     """Write a model for `diffusers`, or as one small file of weights in half precision.
 
-    `diffusers` gets a folder for DDPMPipeline.from_pretrained; the file of weights is what --model takes.
+    `diffusers` gets a folder for DiffusionPipeline.from_pretrained; the file of weights is what --model takes.
     """
     if format == "onnx":
         raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
