@@ -264,6 +264,36 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp16", fails=True).stderr
 
 
+@pytest.mark.parametrize("name", [name for name in zoo.names() if "KCD-MNIST" in zoo.card(name)["metrics"]])
+def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, name):
+    """With 60 pictures and the offline digits in the place of all of MNIST, of which they are a part.
+
+    The kernel distance has no bias in N, so it must be the card's within its own error, which at this N sees only what
+    is gross: noise, another model's weights on a wrong schedule. How it was measured must be the same to the word.
+    """
+    card = zoo.card(name)
+    command = shlex.split(card["metrics"]["measured by"]["command"])
+    assert command[:4] == ["diffusion-book", "evaluate", "--model", name]
+    assert command[-1] == "--card"
+    for at in range(len(command)):
+        if command[at] == "--count":
+            del command[at : at + 2]
+            break
+    (tmp_path / "it.safetensors").write_bytes((zoo.WEIGHTS / f"{name}.safetensors").read_bytes())
+    (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": "mnist-5k"}}))
+    options = [word for word in command[4:-1] if word not in ("--accuracy", "--no-accuracy")]
+    run("evaluate", "-m", "it.safetensors", *options, "--count", 60, "--seeds", 1, "--no-accuracy")
+    report = json.loads((tmp_path / "report.json").read_text())
+    found, said = report["summary"]["measured by"], card["metrics"]["measured by"]
+    for what in ("sampler", "evaluations", "guidance", "extractor"):
+        assert found[what] == said[what]
+    assert found["notes"].split()[:2] == said["notes"].split()[:2]  # "14 steps"
+    assert found["notes"].partition("Guided")[1:] == said["notes"].partition("Guided")[1:]
+    kernel = report["reports"][0]["measures"][1]
+    error = (kernel["interval"][1] - kernel["value"]) / 2.093  # Student's t, 95 %, 19 degrees of freedom
+    assert abs(kernel["value"] - card["metrics"]["KCD-MNIST"]["mean"]) < 4 * error
+
+
 def test_a_mistake_is_one_line(run, words, folder, tmp_path):
     assert "must end in .json" in run(*words, "-o", "report.md", fails=True).stderr
     unet = folder / "unet.safetensors"
