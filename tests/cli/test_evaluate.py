@@ -1,14 +1,18 @@
 """`diffusion-book evaluate`: numbers are the library's, each beside its floor, and the report says what they are of."""
 
+import hashlib
 import json
+import math
 import shlex
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffusion_book import data, evaluation, nn, zoo
+from diffusion_book import data, evaluation, losses, nn, zoo
+from diffusion_book.cli import drawing
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_drawn(run, w
 
 
 def test_pixels_need_no_classifier(run, words, tmp_path):
-    result = run(*words, "--extractor", "pixels", "--seeds", 1)
+    result = run(*words, "--extractor", "pixels", "--seeds", 1, "--no-accuracy")
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]
     assert "60 images" in result.stderr
     assert next(iter(summary.values()))["sd"] is None
@@ -99,6 +103,137 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     assert zoo.load_file(tmp_path / "unet.safetensors").card["metrics"] == card["metrics"]
 
 
+def test_seeds_are_said_to_be_of_sampling(run, words, tmp_path):
+    result = run(*words, "--no-accuracy")
+    how = json.loads((tmp_path / "report.json").read_text())["summary"]["measured by"]
+    assert (how["seeds of sampling"], how["training runs"]) == (2, 1)
+    assert "over 2 seeds of sampling" in result.output
+
+
+def test_pictures_are_let_go_once_they_are_measured(run, words, tmp_path, monkeypatch):
+    """An array lives as long as any tensor, or part of one, that shares its memory."""
+    run(*words, "--seeds", 1, "--no-accuracy", "--precision", "fp32")
+    at_once = json.loads((tmp_path / "report.json").read_text())["summary"]
+    arrays, batches = [], drawing.batches
+
+    def one(x):
+        array = x.numpy().copy()
+        arrays.append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    def watched(*what, **how):
+        for x in batches(*what, **how):
+            yield one(x)
+            assert sum(array() is not None for array in arrays) <= 2, "batches are kept"
+
+    monkeypatch.setattr(drawing, "batches", watched)
+    run(*words, "--seeds", 1, "--no-accuracy", "--precision", "fp32", "--batch-size", 5)
+    assert len(arrays) == 12
+    in_parts = json.loads((tmp_path / "report.json").read_text())["summary"]
+    assert in_parts["FCD-MNIST-5K"]["mean"] == pytest.approx(at_once["FCD-MNIST-5K"]["mean"], rel=1e-5)
+    assert in_parts["measured by"] == at_once["measured by"]
+
+
+@pytest.fixture
+def bring(folder, tmp_path):
+    """Copy a model and its card to where they may be written to."""
+
+    def copy(name):
+        for suffix in (".safetensors", ".json"):
+            (tmp_path / name).with_suffix(suffix).write_bytes((folder / name).with_suffix(suffix).read_bytes())
+        return f"{name}.safetensors"
+
+    return copy
+
+
+def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
+    file = bring("namer")
+    result = run("evaluate", "-m", file, "--card")
+    card = json.loads((tmp_path / "namer.json").read_text())
+    classifier, test = zoo.load_file(file).network, data.load("mnist-5k", "test")
+    right = classifier(test.x).argmax(1) == test.y
+    p = int(right.sum()) / 500
+    found = card["metrics"]
+    assert found == {**json.loads((tmp_path / "report.json").read_text())["summary"], **found}
+    assert (found["accuracy"], found["N"], found["split"]) == (p, 500, "mnist-5k/test")
+    assert found["standard error"] == pytest.approx(math.sqrt(p * (1 - p) / 500))
+    assert found["accuracy by class"] == {str(c): right[test.y == c].sum().item() / 50 for c in range(10)}
+    assert found["training_loss"] == 0.5
+    assert "single training run" in found["notes"]
+    assert card["sha256"] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
+    assert card["weights_sha256"] == evaluation.weights_sha256(classifier)
+    assert found["measured by"]["command"] == "diffusion-book evaluate --model namer.safetensors --card"
+    for said in (
+        f"{p:.2%} ± ",
+        card["sha256"],
+        card["weights_sha256"],
+        "500 images of mnist-5k/test",
+        "single training",
+    ):
+        assert said in result.output
+        assert said in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "report.png").exists()
+    run(*shlex.split(found["measured by"]["command"])[1:])
+    assert json.loads((tmp_path / "namer.json").read_text()) == card
+    refused = run("evaluate", "-m", file, "--steps", 3, fails=True).stderr
+    assert "a classifier draws nothing and is measured by its accuracy; leave --steps out" in refused
+
+
+def test_bits_per_dimension_join_what_the_card_has(run, words, bring, tmp_path):
+    """Beside the whole bound of the same images, of which the command draws a few steps."""
+    words[2] = bring("unet")
+    run(*words, "--no-accuracy", "--card")
+    before = json.loads((tmp_path / "unet.json").read_text())["metrics"]
+    result = run("evaluate", "-m", words[2], "--count", 0, "--bits", 200, 4, "--card")
+    metrics = json.loads((tmp_path / "unet.json").read_text())["metrics"]
+    bits = metrics.pop("bits per dimension")
+    assert metrics == before
+    assert (bits["bound"]["N"], bits["ODE"]["N"]) == (200, 4)
+    test = data.load("mnist-5k", "test")
+    x = test.x[torch.randperm(500, generator=torch.Generator().manual_seed(0))]
+    found = zoo.load_file(words[2])
+    whole = losses.vlb(found.denoiser(), found.schedule, x[:200], torch.Generator().manual_seed(9)).bits_per_dim(784)
+    assert abs(bits["bound"]["mean"] - float(whole.mean())) < 4 * bits["bound"]["standard error"]
+    assert float(whole.std()) / math.sqrt(200) < bits["bound"]["standard error"] < 0.1 * float(whole.mean())
+    continuous = found.schedule.continuous()
+    free = zoo.Pretrained(found.network, continuous, "v", {}).denoiser(x0_max=None)
+    exact = evaluation.bits_by_ode(free, continuous, x[:4], torch.Generator().manual_seed(0), rtol=1e-4, atol=1e-4)
+    assert bits["ODE"]["mean"] == pytest.approx(exact.mean, rel=1e-4)
+    assert bits["ODE"]["standard error"] == pytest.approx(exact.standard_error, rel=1e-3)
+    assert bits["measured by"]["held out"] == "mnist-5k/test"
+    assert bits["measured by"]["command"] == f"diffusion-book evaluate --model {words[2]} --count 0 --bits 200 4 --card"
+    assert f"| bound | {bits['bound']['mean']:.4g} ± " in result.output
+    assert "FCD" not in result.output
+    run(*words, "--no-accuracy", "--card")  # measured again in samples, it keeps them
+    assert json.loads((tmp_path / "unet.json").read_text())["metrics"] == {**before, "bits per dimension": bits}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count", 0], "--count must be 50 or more, or 0 beside --bits, got 0"),
+        (["--count", 49], "--count must be 50 or more"),
+        (["--count", 0, "--bits", 1, 0], "0 or of 2 … 500 images of mnist-5k/test, got 1"),
+        (["--count", 0, "--bits", 0, 501], "0 or of 2 … 500 images of mnist-5k/test, got 501"),
+    ],
+)
+def test_numbers_of_images_that_cannot_be_are_told(run, words, options, message):
+    assert message in run(*words, *options, fails=True).stderr
+
+
+def test_a_continuous_schedule_has_no_bound(run, folder, bring, tmp_path):
+    file = bring("unet")
+    sha256 = zoo.save(tmp_path / file, zoo.load_file(file).network, "flow", None, "u")
+    card = json.loads((tmp_path / "unet.json").read_text())
+    (tmp_path / "unet.json").write_text(json.dumps({**card, "sha256": sha256}))
+    refused = run("evaluate", "-m", file, "-n", 0, "--bits", 2, 3, fails=True).stderr
+    assert "a bound needs a chain of steps" in refused
+    assert "give --bits 0 3" in refused
+    run("evaluate", "-m", file, "-n", 0, "--bits", 0, 2)
+    found = json.loads((tmp_path / "report.json").read_text())["summary"]["bits per dimension"]
+    assert list(found) == ["ODE", "measured by"]
+
+
 @pytest.mark.parametrize(
     ("options", "evaluations"),
     [(["--sampler", "heun", "--steps", 8], 11), (["--guidance", 2], 6), (["--guidance", 2, "--interval", 0, 0.5], 4)],
@@ -119,7 +254,7 @@ def test_evaluations_are_counted(run, words, folder, tmp_path, options, evaluati
 def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     found = {}
     for precision in ("fp32", "bf16"):
-        run(*words, "--seeds", 1, "--precision", precision)
+        run(*words, "--seeds", 1, "--no-accuracy", "--precision", precision)
         found[precision] = json.loads((tmp_path / "report.json").read_text())["summary"]
     assert "in float32 on" in found["fp32"]["measured by"]["notes"]
     assert "in bfloat16 on" in found["bf16"]["measured by"]["notes"]
@@ -127,6 +262,36 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
     assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp16", fails=True).stderr
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.names() if "KCD-MNIST" in zoo.card(name)["metrics"]])
+def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, name):
+    """With 60 pictures and the offline digits in the place of all of MNIST, of which they are a part.
+
+    The kernel distance has no bias in N, so it must be the card's within its own error, which at this N sees only what
+    is gross: noise, another model's weights on a wrong schedule. How it was measured must be the same to the word.
+    """
+    card = zoo.card(name)
+    command = shlex.split(card["metrics"]["measured by"]["command"])
+    assert command[:4] == ["diffusion-book", "evaluate", "--model", name]
+    assert command[-1] == "--card"
+    for at in range(len(command)):
+        if command[at] == "--count":
+            del command[at : at + 2]
+            break
+    (tmp_path / "it.safetensors").write_bytes((zoo.WEIGHTS / f"{name}.safetensors").read_bytes())
+    (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": "mnist-5k"}}))
+    options = [word for word in command[4:-1] if word not in ("--accuracy", "--no-accuracy")]
+    run("evaluate", "-m", "it.safetensors", *options, "--count", 60, "--seeds", 1, "--no-accuracy")
+    report = json.loads((tmp_path / "report.json").read_text())
+    found, said = report["summary"]["measured by"], card["metrics"]["measured by"]
+    for what in ("sampler", "evaluations", "guidance", "extractor"):
+        assert found[what] == said[what]
+    assert found["notes"].split()[:2] == said["notes"].split()[:2]  # "14 steps"
+    assert found["notes"].partition("Guided")[1:] == said["notes"].partition("Guided")[1:]
+    kernel = report["reports"][0]["measures"][1]
+    error = (kernel["interval"][1] - kernel["value"]) / 2.093  # Student's t, 95 %, 19 degrees of freedom
+    assert abs(kernel["value"] - card["metrics"]["KCD-MNIST"]["mean"]) < 4 * error
 
 
 def test_a_mistake_is_one_line(run, words, folder, tmp_path):

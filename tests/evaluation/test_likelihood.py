@@ -9,15 +9,16 @@ from diffusion_book import denoise, losses, schedules
 from diffusion_book.data import GaussianMixture
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation import bits_by_bound, bits_by_ode
+from diffusion_book.evaluation.likelihood import unit_gaussian_shares
 
 SHAPE = (1, 2, 3)
 D = 6
 
 
-def gaussian(std: float, schedule: schedules.Schedule) -> denoise.Denoiser:
-    """The exact denoiser of N(0.1, std²) in each pixel."""
+def gaussian(std: float, schedule: schedules.Schedule, mean: float = 0.1) -> denoise.Denoiser:
+    """The exact denoiser of N(mean, std²) in each pixel."""
     cov = std**2 * torch.eye(D, dtype=torch.float64)[None]
-    data = GaussianMixture(torch.ones(1, dtype=torch.float64), torch.full((1, D), 0.1, dtype=torch.float64), cov)
+    data = GaussianMixture(torch.ones(1, dtype=torch.float64), torch.full((1, D), mean, dtype=torch.float64), cov)
     exact = denoise.exact(data, schedule)
     return lambda xt, t: exact(xt.flatten(1), t).reshape(xt.shape)
 
@@ -92,6 +93,38 @@ def test_the_bound_is_that_of_the_losses_in_batches(generator):
     assert "T = 20" in found.how
 
 
+@pytest.mark.parametrize("draws", [1, 5])
+def test_a_few_steps_are_right_on_average(draws, generator):
+    """Beside all steps of the same images; the data's variance is far from the 1 for which steps are drawn."""
+    schedule = schedules.cosine(50)
+    x = gaussian_images(6000, 0.3, generator)
+    asked = []
+    exact = gaussian(0.3, schedule)
+
+    def denoiser(xt, t):
+        asked.append(len(xt))
+        return exact(xt, t)
+
+    found = bits_by_bound(denoiser, schedule, x, generator, draws=draws)
+    assert sum(asked) == 6000 * (draws + 1)
+    gap = found.each - bits_by_bound(exact, schedule, x, generator).each
+    error = float(gap.std()) / math.sqrt(6000)
+    assert abs(float(gap.mean())) < 4 * error
+    assert error < 0.05  # a quarter of what the fifth step costs: one that is left out would be seen
+    assert f"{draws} of the steps drawn" in found.how
+
+
+def test_steps_are_drawn_by_what_they_cost_unit_gaussian_data(generator):
+    schedule = schedules.linear(12)
+    x = torch.randn(4000, *SHAPE, generator=generator)
+    steps = losses.vlb(gaussian(1.0, schedule, mean=0.0), schedule, x, generator, levels=None).steps.double()
+    shares = unit_gaussian_shares(schedule)
+    assert float(shares.sum()) == pytest.approx(1)
+    total = float(steps.sum(1).mean())
+    error = steps.std(0) / math.sqrt(4000) / total
+    assert bool(((steps.mean(0) / total - shares).abs() < 5 * error).all())
+
+
 def test_on_gaussian_data_the_bound_is_above_the_ode_and_both_above_the_entropy(generator):
     """h(x) of N(·, s²) is log₂(s √(2πe)); in levels of width 2/255 that many bits. The bound has 1,000 steps."""
     std = 0.25
@@ -112,5 +145,7 @@ def test_bad_input_is_told(generator):
         bits_by_bound(lambda xt, t: xt, schedule, 0.99 * x, generator)
     with pytest.raises(ValueError, match="uint8"):
         bits_by_bound(lambda xt, t: xt, schedule, to_uint8(x), generator)
+    with pytest.raises(ValueError, match="draws must be at least 1, or None for all steps, got 0"):
+        bits_by_bound(lambda xt, t: xt, schedule, x, generator, draws=0)
     with pytest.raises(ValueError, match="batch_size"):
         bits_by_ode(lambda xt, t: xt, schedule.continuous(), x, generator, batch_size=0)

@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from diffusion_book.evaluation import (
     Moments,
     Origin,
     Report,
+    classification_accuracy_score,
     evaluate,
     extract,
     frechet_distance,
@@ -130,13 +132,40 @@ def test_copies_and_nearest_images(report, samples, train, extractor):
 
 
 def test_batches_give_the_same_report(report, samples, train, test, extractor, tmp_path):
-    """All but the accuracy score, which needs all samples at once."""
     x = with_copies(samples, train)
-    found = evaluate(iter(x.split(30)), train, test, extractor, ORIGIN, shown=4, kept=50, folder=tmp_path)
-    assert found.accuracy_score is None
+    labels = torch.arange(400) % 10
+    options = {"shown": 4, "kept": 50, "accuracy_steps": 2, "folder": tmp_path}
+    found = evaluate(iter(x.split(30)), train, test, extractor, ORIGIN, labels, **options)
+    assert found.accuracy_score == report.accuracy_score
     for ours, theirs in zip(found.measures, report.measures):
         assert (ours.value, *ours.real.each) == pytest.approx((theirs.value, *theirs.real.each), rel=1e-5)
     assert torch.equal(found.pictures.samples, report.pictures.samples)
+
+
+def test_the_accuracy_score_is_of_images_as_a_file_holds_them(report, samples, train, test):
+    stored = from_uint8(to_uint8(with_copies(samples, train)))
+    expected = classification_accuracy_score(stored, torch.arange(400) % 10, test, steps=2)
+    assert report.accuracy_score["samples"] == expected
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(400) % 10], ids=["without labels", "with labels"])
+def test_batches_are_let_go_once_they_are_measured(labels, samples, train, test, extractor, tmp_path):
+    """An array lives as long as any tensor, or part of one, that shares its memory."""
+    arrays: list[weakref.ref] = []
+
+    def one(x: torch.Tensor) -> torch.Tensor:
+        array = x.numpy().copy()
+        arrays.append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    def sampled():
+        for x in samples.split(20):
+            yield one(x)
+            assert sum(array() is not None for array in arrays) <= 2, "batches are kept"
+
+    options = {"shown": 4, "kept": 50, "accuracy_steps": 1, "folder": tmp_path}
+    assert evaluate(sampled(), train, test, extractor, ORIGIN, labels, **options).n == 400
+    assert len(arrays) == 20
 
 
 def test_json_holds_it_all(report, train, test, extractor, tmp_path):
@@ -213,8 +242,10 @@ def test_colour_and_another_extractor(generator, tmp_path):
 def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
     with pytest.raises(ValueError, match="at least three different seeds"):
         evaluate(samples, train, test, extractor, ORIGIN, seeds=(0, 1, 1), folder=tmp_path)
-    with pytest.raises(ValueError, match="samples as one tensor"):
-        evaluate([samples], train, test, extractor, ORIGIN, torch.zeros(400).long(), folder=tmp_path)
+    with pytest.raises(ValueError, match="one int64 label for each of the 400 samples"):
+        evaluate([samples], train, test, extractor, ORIGIN, torch.zeros(399).long(), kept=5, folder=tmp_path)
+    with pytest.raises(ValueError, match="must come as tensors"):
+        evaluate([samples.numpy()], train, test, extractor, ORIGIN, folder=tmp_path)
     with pytest.raises(ValueError, match="must lie in"):
         evaluate(samples * 2, train, test, extractor, ORIGIN, folder=tmp_path)
     bare = Images(train.x, None, "bare/train")

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from diffusion_book import nn, samplers, schedules, zoo
+from diffusion_book import evaluation, nn, samplers, schedules, zoo
 
 
 @pytest.fixture
@@ -177,6 +177,28 @@ def test_every_denoiser_draws_something_like_ink_on_paper(name):
     x0 = samplers.dpm_solver(found.denoiser(y), found.schedule, x_T, samplers.log_snr_times(found.schedule, 6))
     assert (x0 < -0.9).float().mean() > 0.5
     assert 0.03 < (x0 > 0).float().mean() < 0.35
+
+
+DENOISERS = [name for name in zoo.names() if "FCD-MNIST" in zoo.card(name)["metrics"]]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_card_says_that_it_is_of_one_training_run(name):
+    metrics = zoo.card(name)["metrics"]
+    how = metrics["measured by"] if name in DENOISERS else metrics
+    assert how["training runs"] == 1
+    assert name not in DENOISERS or how["seeds of sampling"] == len(metrics["FCD-MNIST"]["each"])
+
+
+def test_the_classifiers_hashes_are_those_of_its_file_and_of_its_weights():
+    """The reports and the other cards name the one of the weights."""
+    card = zoo.card("mnist-classifier")
+    assert card["sha256"] == hashlib.sha256((zoo.WEIGHTS / "mnist-classifier.safetensors").read_bytes()).hexdigest()
+    found = evaluation.from_classifier(zoo.load("mnist-classifier").network, "mnist-classifier")
+    assert card["weights_sha256"] == found.sha256
+    for name in DENOISERS:
+        how = zoo.card(name)["metrics"]["measured by"]
+        assert how["extractor"] == f"mnist-classifier, SHA-256 {found.sha256}", name
 
 
 def test_all_weights_together_are_small_enough_to_carry():

@@ -1,6 +1,7 @@
 """Weights of the zoo and their cards: what a run has to say about how it was made."""
 
 import json
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diffusion_book import data, zoo
+from diffusion_book import data, evaluation, zoo
 from diffusion_book.data import Images
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
@@ -42,9 +43,11 @@ def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path
         }
         # The card must lie there for the weights to be read, and what is measured are the weights as they are read.
         write_card(path, card)
+        model = zoo.load_file(path, trainer.device)
+        card["weights_sha256"] = evaluation.weights_sha256(model.network)
         if not config.denoises:
-            card["metrics"] |= accuracy(zoo.load_file(path, trainer.device), data.load(config.data, "test"))
-            write_card(path, card)
+            card["metrics"] |= accuracy(model, data.load(config.data, "test"))
+        write_card(path, card)
         written.append(path)
     return written
 
@@ -70,13 +73,29 @@ def training_loss(run: Path, step: int) -> float:
 
 
 def accuracy(classifier: zoo.Pretrained, images: Images) -> dict[str, Any]:
-    """The share of images that a classifier names rightly, how many they are, and which."""
+    """The share of images that a classifier names rightly, in all and of each class; how many they are, and which.
+
+    Raises:
+        ValueError: the images have no labels.
+    """
     device = next(classifier.network.parameters()).device
-    assert images.y is not None
+    if images.y is None:
+        raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it")
     with torch.no_grad():
         named = [classifier.network(x.to(device)).argmax(1).cpu() for x in images.x.split(500)]
-    right = int((torch.cat(named) == images.y).sum())
-    return {"accuracy": right / len(images), "N": len(images), "split": images.name}
+    right, N = torch.cat(named) == images.y, len(images)
+    share = int(right.sum()) / N
+    return {
+        "accuracy": share,
+        "standard error": math.sqrt(share * (1 - share) / N),
+        "N": N,
+        "split": images.name,
+        "accuracy by class": {
+            str(label): float(right[images.y == label].double().mean()) for label in images.y.unique().tolist()
+        },
+        "training runs": 1,
+        "notes": "Of a single training run; the standard error is binomial, that of measuring it on N images.",
+    }
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pictures from a model: the same seed is the same picture, whatever is drawn beside it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,12 @@ class Guidance:
 NONE = Guidance()
 
 
-def draw(
+def draw(*what: Any, **how: Any) -> Tensor:
+    """All that `batches` draws, in one tensor."""
+    return torch.cat(list(batches(*what, **how)))
+
+
+def batches(
     model: zoo.Pretrained,
     seeds: Sequence[int],
     y: Tensor | None = None,
@@ -63,8 +68,8 @@ def draw(
     batch_size: int = 64,
     precision: Precision = "fp32",
     progress: bool = False,
-) -> Tensor:
-    """Sample one picture for each seed → [N, C, H, W] on the CPU, in [−1, 1].
+) -> Iterator[Tensor]:
+    """Sample one picture for each seed → [B, C, H, W] at a time, on the CPU, in [−1, 1].
 
     Args:
         y: [N] labels. size: see `models.image_shape`. progress: show a bar, where someone looks.
@@ -83,7 +88,6 @@ def draw(
     times = grid(model.schedule, steps)
     shape = image_shape(model, size)
     device = next(model.network.parameters()).device
-    pictures = []
     with tqdm(total=-(-len(seeds) // batch_size) * steps, desc="sampling", disable=None if progress else True) as bar:
         for start in range(0, len(seeds), batch_size):
             generators = process.seeded(seeds[start : start + batch_size])
@@ -93,8 +97,7 @@ def draw(
             denoiser = denoiser_of(model, labels, guided)
             with autocast(precision, device):
                 x0 = sample(denoiser, model.schedule, x_T, times, callback=lambda _: bar.update(), **options)
-            pictures.append(x0.clamp(-1, 1).cpu())
-    return torch.cat(pictures)
+            yield x0.clamp(-1, 1).cpu()
 
 
 def denoiser_of(model: zoo.Pretrained, y: Tensor | None, guided: Guidance) -> Denoiser:

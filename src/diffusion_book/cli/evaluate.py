@@ -16,7 +16,9 @@ def evaluate(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The report; a .md and a .png of the same name lie beside it.")
     ] = Path("report.json"),
-    count: Annotated[int, typer.Option("--count", "-n", min=50, help="Pictures for each seed.")] = 10_000,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=0, help="Pictures for each seed, 50 or more; 0 leaves them out.")
+    ] = 10_000,
     seeds: Annotated[int, typer.Option(min=1, help="How often; three or more show how much is chance.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 18,
     sampler: Annotated[
@@ -36,13 +38,20 @@ def evaluate(
     accuracy: Annotated[
         bool, typer.Option(help="Train classifiers on the first seed's pictures and on real ones, which takes minutes.")
     ] = True,
+    bits: Annotated[
+        tuple[int, int],
+        typer.Option(min=0, help="Held-out images for bits per dimension: by the bound, and by the ODE."),
+    ] = (0, 0),
     card: Annotated[
         bool, typer.Option("--card", help="Write the numbers into the card of the model's weights.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes memory, not pictures.")] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … [default: the GPU if there is one]")] = None,
 ) -> None:
-    """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures."""
+    """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures.
+
+    A classifier is measured by its accuracy on held-out pictures; what is said of samples is not for it.
+    """
     if out.suffix != ".json":
         raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
 
@@ -54,25 +63,46 @@ def evaluate(
     where = pick_device(device)
     found = models.find(model, where)
     weights = models.weights_with_card(model) if card else None
-    bad = None if bad_model is None else models.find(bad_model, where)
-    guided = drawing.Guidance(guidance, bad, *interval)
-    how = measuring.Sampling(
-        sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
-    )
-    reports = measuring.measure(found, how, extractor, model)
-    measuring.write(reports, out)
+    reports = []
+    if found.schedule is None:
+        _check_classifiers(context)
+        summary = measuring.accuracy(found, model)
+    else:
+        bad = None if bad_model is None else models.find(bad_model, where)
+        guided = drawing.Guidance(guidance, bad, *interval)
+        how = measuring.Sampling(
+            sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
+        )
+        if 0 < count < 50 or not (count or any(bits)):
+            raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")
+        # What takes minutes comes before what takes an hour: it may be wrong.
+        likelihood = {measuring.BITS: measuring.bits(found, *bits)} if any(bits) else {}
+        reports = measuring.measure(found, how, extractor, model) if count else []
+        summary = {**(measuring.together(reports) if reports else {}), **likelihood}
+    written = measuring.write(summary, reports, out)
     if weights is not None:
-        measuring.into_card(reports, weights, _as_typed(context))
-    typer.echo(measuring.markdown(reports))
-    typer.echo(f"report: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
+        measuring.into_card(summary, found, weights, _as_typed(context))
+    typer.echo(measuring.markdown(summary, reports))
+    typer.echo(f"report: {', '.join(map(str, written))}")
+
+
+def _check_classifiers(context: typer.Context) -> None:
+    """Raise a ValueError where an option was given that a classifier has no use for."""
+    for option in context.command.params:
+        if _was_typed(context, option.name) and option.name not in ("model", "out", "card", "device"):
+            raise ValueError(f"a classifier draws nothing and is measured by its accuracy; leave {option.opts[0]} out")
+
+
+def _was_typed(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _as_typed(context: typer.Context) -> str:
     """The command line that was given, but for where the report went: whoever types it measures the same again."""
     words = ["diffusion-book", "evaluate"]
     for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if source is None or source.name != "COMMANDLINE" or option.name == "out":
+        if not _was_typed(context, option.name) or option.name == "out":
             continue
         value = context.params[option.name or ""]
         if isinstance(value, bool):

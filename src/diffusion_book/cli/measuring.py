@@ -1,28 +1,31 @@
-"""What `diffusion-book evaluate` measures: `evaluation.evaluate` for each seed, and what the seeds say together."""
+"""What `diffusion-book evaluate` measures: `evaluation.evaluate` for each seed, and what the seeds say together; bits
+per dimension; and the accuracy of a classifier."""
 
 import json
 import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion_book import data, evaluation, zoo
 from diffusion_book.cli import cards, drawing, models, reading
-from diffusion_book.evaluation import Extractor, Origin, Report
+from diffusion_book.evaluation import Bits, Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
+from diffusion_book.schedules import Discrete
 from diffusion_book.training import checkpoint
 from diffusion_book.training.loop import Precision, fast_bf16
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn, `count` for each of `seeds`; see `drawing.draw`; whether classifiers learn of them."""
+    """How pictures are drawn, `count` for each of `seeds`; see `drawing.batches`; whether classifiers learn of them."""
 
     sampler: str
     steps: int
@@ -47,14 +50,82 @@ def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> 
         y = _labels(model, train, how.count, seed)
         numbers = range(seed * how.count, (seed + 1) * how.count)
         options: Any = {"batch_size": how.batch_size, "precision": how.precision, "progress": True}
-        with _counting(model, how.guided.bad) as rows:
-            x = drawing.draw(model, numbers, y, how.sampler, how.steps, how.guided, **options)
-        origin = Origin(name, how.sampler, round(sum(rows) / how.count), how.guided.w, seed, _notes(model, how))
+        origin = Origin(name, how.sampler, 0, how.guided.w, seed, _notes(model, how))
         # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
         labels = y if how.accuracy and seed == 0 else None
-        seen = sys.stderr.isatty()
-        reports.append(evaluation.evaluate(x, train, held_out, compared, origin, labels, progress=seen))
+        with _counting(model, how.guided.bad) as rows:
+            x = drawing.batches(model, numbers, y, how.sampler, how.steps, how.guided, **options)
+            report = evaluation.evaluate(x, train, held_out, compared, origin, labels, progress=sys.stderr.isatty())
+        # How often a sampler asks is known when it has drawn, which it does while it is measured.
+        origin = replace(origin, nfe=round(sum(rows) / how.count))
+        reports.append(replace(report, origin=origin))
     return reports
+
+
+def accuracy(classifier: zoo.Pretrained, name: str) -> dict[str, Any]:
+    """What `cards.accuracy` finds on the held-out images of the classifier's own data, and what it is of.
+
+    Raises:
+        ValueError: the data has no held-out images.
+    """
+    _, held_out = _data(classifier)
+    of = {"name": name, "sha256": classifier.card.get("sha256"), "weights_sha256": _hash(classifier)}
+    return {
+        **cards.accuracy(classifier, held_out),
+        "measured by": {"classifier": of, "notes": f"In float32 on {_where(classifier)}."},
+    }
+
+
+DRAWS = 4
+"""Of the bound's terms, for each image: enough that the images, and not the draws, are most of the standard error."""
+ODE_TOLERANCE = 1e-4
+BITS = "bits per dimension"
+
+
+def bits(model: zoo.Pretrained, by_bound: int, by_ode: int, batch_size: int = 50) -> dict[str, Any]:
+    """Bits per dimension of so many held-out images by `evaluation.bits_by_bound`, and of so many by `bits_by_ode`.
+
+    The images are the first of one random order. x̂0 is cut to [−1, 1] in the bound alone: the density of an ODE
+    suffers where x̂0 does not move. A network that always needs a label gets the image's own.
+
+    Raises:
+        ValueError: the data has no held-out images, or fewer; the schedule is continuous, which has no bound.
+    """
+    _, held_out = _data(model)
+    for count in (by_bound, by_ode):
+        if count == 1 or count > len(held_out):
+            raise ValueError(f"bits can be had of 0 or of 2 … {len(held_out):,} images of {held_out.name}, got {count}")
+    if by_bound and not isinstance(model.schedule, Discrete):
+        raise ValueError(f"a bound needs a chain of steps, and {model.schedule!r} has none: give --bits 0 {by_ode}")
+    config: Any = model.network.config
+    labelled = config.classes and not config.no_label
+    device = next(model.network.parameters()).device
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    found: dict[str, Any] = {}
+    for name, count, measure in (("bound", by_bound, _bound), ("ODE", by_ode, _ode)):
+        generator, parts = torch.Generator().manual_seed(0), []
+        for index in tqdm(order[:count].split(batch_size), desc=f"bits, {name}", disable=None) if count else ():
+            y = held_out.y[index].to(device) if labelled and held_out.y is not None else None
+            parts.append(measure(model, y, held_out.x[index].to(device), generator))
+        if parts:
+            whole = Bits.of(torch.cat([part.each.cpu() for part in parts]), parts[0].how)
+            found[name] = {"mean": whole.mean, "standard error": whole.standard_error, "N": count, "how": whole.how}
+    given = "each image's own label" if labelled else "no labels"
+    notes = f"The first of a random order, with {given}, in float32 on {_where(model)}."
+    return {**found, "measured by": {"held out": held_out.name, "seed": 0, "notes": notes}}
+
+
+def _bound(model: zoo.Pretrained, y: Tensor | None, x: Tensor, generator: torch.Generator) -> Bits:
+    assert isinstance(model.schedule, Discrete)
+    return evaluation.bits_by_bound(model.denoiser(y), model.schedule, x, generator, len(x), DRAWS)
+
+
+def _ode(model: zoo.Pretrained, y: Tensor | None, x: Tensor, generator: torch.Generator) -> Bits:
+    schedule = model.schedule.continuous() if isinstance(model.schedule, Discrete) else model.schedule
+    assert schedule is not None
+    denoiser = replace(model, schedule=schedule).denoiser(y, x0_max=None)
+    tolerance: Any = {"rtol": ODE_TOLERANCE, "atol": ODE_TOLERANCE}
+    return evaluation.bits_by_ode(denoiser, schedule, x, generator, batch_size=len(x), **tolerance)
 
 
 SHARES = ("nearer", "suspicious", "copies")
@@ -81,7 +152,8 @@ def together(reports: list[Report]) -> dict[str, Any]:
         "evaluations": origin.nfe,
         "guidance": origin.guidance,
         "notes": origin.notes,
-        "seeds": len(reports),
+        "seeds of sampling": len(reports),
+        "training runs": 1,
         "reference": first.reference["name"],
         "held out": first.held_out["name"],
         "extractor": f"{first.extractor['name']}, SHA-256 {first.extractor['sha256']}",
@@ -89,41 +161,80 @@ def together(reports: list[Report]) -> dict[str, Any]:
     return found
 
 
-def markdown(reports: list[Report]) -> str:
-    """The first seed's report, and the others' numbers below it."""
-    lines = [reports[0].to_markdown()]
+def markdown(found: dict[str, Any], reports: list[Report]) -> str:
+    """The first seed's report, and below it the others' numbers and what else was found."""
+    lines = [reports[0].to_markdown()] if reports else []
     if len(reports) > 1:
-        lines += [f"| over {len(reports)} seeds | mean ± sd |", "|---|---|"]
+        lines += [f"| over {len(reports)} seeds of sampling | mean ± sd |", "|---|---|"]
         for i, measure in enumerate(reports[0].measures):
             scores = Scores.of([report.measures[i].value for report in reports])
             lines.append(f"| {measure.name} | {scores.mean:.4g} ± {scores.sd:.2g} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_bits_rows(found.get(BITS, {})), *_accuracy_rows(found)])
 
 
-def write(reports: list[Report], out: Path) -> None:
-    """JSON for machines, Markdown for people, and a picture."""
+def _bits_rows(found: dict[str, Any]) -> Iterator[str]:
+    if not found:
+        return
+    yield f"\n| {BITS} ↓ | mean ± standard error | N | |\n|---|---|---|---|"
+    for name in ("bound", "ODE"):
+        if name in found:
+            at = found[name]
+            yield f"| {name} | {at['mean']:.4g} ± {at['standard error']:.2g} | {at['N']:,} | {at['how']} |"
+    yield f"\nHeld out: {found['measured by']['held out']}. {found['measured by']['notes']}"
+
+
+def _accuracy_rows(found: dict[str, Any]) -> Iterator[str]:
+    if "accuracy by class" not in found:
+        return
+    of = found["measured by"]["classifier"]
+    right = f"{found['accuracy']:.2%} ± {found['standard error']:.2%}"
+    yield f"# {of['name']}: {right} right of {found['N']:,} images of {found['split']}\n"
+    yield "| class | right |\n|---|---|"
+    yield from (f"| {label} | {share:.2%} |" for label, share in found["accuracy by class"].items())
+    yield f"\n{found['notes']} {found['measured by']['notes']}"
+    yield f"\nSHA-256 of the file: {of['sha256'] or 'none'}; of the weights: {of['weights_sha256']}."
+
+
+def write(found: dict[str, Any], reports: list[Report], out: Path) -> list[Path]:
+    """JSON for machines, Markdown for people, and a picture where pictures were drawn → the files."""
     from diffusion_book import viz
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"summary": together(reports), "reports": [report.to_dict() for report in reports]}
-    checkpoint.write_whole(out, content)
-    out.with_suffix(".md").write_text(markdown(reports) + "\n", encoding="utf-8")
+    checkpoint.write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
+    out.with_suffix(".md").write_text(markdown(found, reports) + "\n", encoding="utf-8")
+    if not reports:
+        return [out, out.with_suffix(".md")]
     viz.use_style()
     viz.show_report(reports[0]).savefig(out.with_suffix(".png"))
+    return [out, out.with_suffix(".md"), out.with_suffix(".png")]
 
 
-def into_card(reports: list[Report], weights: Path, command: str) -> None:
-    """Put what was measured into the card beside the weights, under the names that the numbers have.
+def into_card(found: dict[str, Any], model: zoo.Pretrained, weights: Path, command: str) -> None:
+    """Put what was found into the card beside the weights, under the names that the numbers have.
+
+    What was found earlier in samples goes when something new was; bits per dimension stay until they are measured
+    again.
 
     Args:
         command: that measures it again.
     """
     card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    kept = {key: value for key, value in card.get("metrics", {}).items() if key in ("training_loss", "accuracy")}
-    found = together(reports)
-    found["measured by"]["command"] = command
-    card["metrics"] = {**kept, **found}
+    metrics = card.get("metrics", {})
+    if "measured by" in found:
+        metrics = {key: value for key, value in metrics.items() if key in ("training_loss", "accuracy", BITS)}
+    metrics |= found
+    for new in (found, found.get(BITS, {})):
+        if "measured by" in new:
+            new["measured by"]["command"] = command
+    if BITS in metrics:
+        metrics[BITS] = metrics.pop(BITS)  # after what was measured in samples, whichever came first
+    card["metrics"] = metrics
+    card["weights_sha256"] = _hash(model)
     cards.write_card(weights, card)
+
+
+def _hash(model: zoo.Pretrained) -> str:
+    return evaluation.weights_sha256(model.network)
 
 
 def _summary(scores: Scores) -> dict[str, Any]:
@@ -160,15 +271,18 @@ def precision_of(word: str) -> Precision:
 
 def _notes(model: zoo.Pretrained, how: Sampling) -> str:
     device = next(model.network.parameters()).device
-    found = cards.hardware(device)
-    where = found.get("gpu") or f"{found['cpu']}, {reading.threads(found['threads'])}"
     bf16 = how.precision == "bf16" or (how.precision == "auto" and fast_bf16(device))
-    notes = [f"{how.steps} steps in {'bfloat16' if bf16 else 'float32'} on {where}."]
+    notes = [f"{how.steps} steps in {'bfloat16' if bf16 else 'float32'} on {_where(model)}."]
     if how.guided.bad is not None:
         notes.append("Guided away from a worse model.")
     if not how.guided.everywhere:
         notes.append(f"Guided where {how.guided.sigma_low:g} < σ ≤ {how.guided.sigma_high:g}.")
     return " ".join(notes)
+
+
+def _where(model: zoo.Pretrained) -> str:
+    found = cards.hardware(next(model.network.parameters()).device)
+    return found.get("gpu") or f"{found['cpu']}, {reading.threads(found['threads'])}"
 
 
 def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) -> Tensor | None:

@@ -26,8 +26,10 @@ def card(card: Mapping[str, Any], weights: Path) -> Iterator[str]:
         "took": f"{duration(card['wall_time'])} on {made.get('gpu') or made['cpu']}, {threads(made['threads'])}",
         "made by": card["command"],
         "versions": ", ".join(f"{name} {value}" for name, value in card["versions"].items()),
-        "SHA-256": card["sha256"],
+        "SHA-256": f"{card['sha256']}, of the file",
     }
+    if "weights_sha256" in card:
+        rows[""] = f"{card['weights_sha256']}, of the weights as they are loaded"
     for name, value in rows.items():
         yield f"  {name:12}{value}"
     yield "  measured"

@@ -8,6 +8,7 @@ anybody can picture; and beside the nearest training images, since copies win ev
 import dataclasses
 import json
 import platform
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -162,9 +163,10 @@ def evaluate(
     the extractor has learnt by heart; the first yardstick, held-out images as they are, is not.
 
     Args:
-        samples: [N, C, H, W] in [−1, 1]; or batches of them, of which only features are kept, and the first `kept`.
+        samples: [N, C, H, W] in [−1, 1]; or batches of them, of which only features are kept, and the first `kept`
+            images as bytes; with labels all images.
         train: the reference, what the model was trained on. test: held-out real images.
-        labels: [N] what was asked for, for the classification accuracy score; samples must then be one tensor.
+        labels: [N] what was asked for, for the classification accuracy score, which sees images as a file holds them.
         seeds: at least three.
         noise: standard deviations of the yardsticks.
         pairs: kernel distance, precision to coverage and neighbours in features compare at most so many of each set.
@@ -173,16 +175,17 @@ def evaluate(
         folder: where the reference's features are kept, see `reference_features`.
 
     Raises:
-        ValueError: fewer than three seeds; too few images; labels without samples in one tensor; images of another
-            range or shape.
+        ValueError: fewer than three seeds; too few images; labels, but not of the training images, or not as many as
+            there are samples; images of another range or shape.
     """
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
-    if labels is not None and not isinstance(samples, Tensor):
-        raise ValueError("a classification accuracy score needs samples as one tensor; leave labels out, or join them")
+    if labels is not None and train.y is None:
+        raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
     first: list[Tensor] = []
-    ours = extract(extractor, _remember(samples, first, max(kept, shown)), progress=progress)
-    early = from_uint8(to_uint8(torch.cat(first)))  # as in a file, where the training images are: a copy is at zero
+    few = max(kept, shown)
+    ours = extract(extractor, _remember(samples, first, few if labels is None else sys.maxsize), progress=progress)
+    early = from_uint8(torch.cat(first)[:few])  # as in a file, where the training images are: a copy is at zero
     learnt = reference_features(extractor, train, folder, progress)
     unseen = extract(extractor, test.x, progress=progress)
     measures = _measures(ours, learnt, unseen, extractor, train.name, seeds, pairs)
@@ -194,12 +197,11 @@ def evaluate(
         "pixels": memorisation(early[: some["pixels"]], test.x[_shuffled(test.x, kept)], train.x),
     }
     scores = None
-    if labels is not None and isinstance(samples, Tensor):
-        real = _shuffled(train.x, len(samples))
-        if train.y is None:
-            raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
+    if labels is not None and train.y is not None:
+        real = _shuffled(train.x, len(ours))
+        drawn = from_uint8(torch.cat(first))
         scores = {
-            "samples": classification_accuracy_score(samples, labels, test, seeds, accuracy_steps),
+            "samples": classification_accuracy_score(drawn, labels, test, seeds, accuracy_steps),
             "real": classification_accuracy_score(train.x[real], train.y[real], test, seeds, accuracy_steps),
         }
     return Report(
@@ -232,12 +234,12 @@ def evaluate(
 
 
 def _remember(samples: Tensor | Iterable[Tensor], first: list[Tensor], count: int) -> Iterator[Tensor]:
-    """The batches as they come; copies of the first images of them are left in a list."""
+    """The batches as they come; the first images of them are left in a list, as bytes."""
     for batch in [samples] if isinstance(samples, Tensor) else samples:
+        yield batch
         missing = count - sum(map(len, first))
         if missing > 0:
-            first.append(batch[:missing].detach().cpu().clone())
-        yield batch
+            first.append(to_uint8(batch[:missing].detach()).cpu())
 
 
 def _shuffled(x: Tensor, count: int) -> Tensor:
