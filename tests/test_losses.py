@@ -516,6 +516,12 @@ def test_reconstruction_in_float32_and_its_gradients_are_finite(generator):
             torch.testing.assert_close(nats.double(), exact, rtol=1e-4, atol=1e-3)
 
 
+def test_a_std_beside_which_a_bin_is_nothing_costs_a_finite_price():
+    """Both ends of the bin round to one number, and log(1 − 1) would be −∞."""
+    x0, std = torch.tensor([[1 / 255]], dtype=torch.float64), torch.tensor(1e20, dtype=torch.float64)
+    assert losses.reconstruction(x0, x0, std).item() == pytest.approx(math.log(2) + 16 * math.log(10), rel=1e-6)
+
+
 def test_the_gradient_of_the_reconstruction_is_right():
     """Against finite differences, on the edges, in the middle of a bin and in the tails."""
     x0 = torch.tensor([[-1.0, 1.0, 1 / 255, 1 / 255, 1 / 255, -1.0, 1.0]], dtype=torch.float64)

@@ -394,6 +394,7 @@ def test_edm_time_is_the_noise_level():
     torch.testing.assert_close(schedule.clock(t), t.log() / 4, rtol=1e-15, atol=0)
     assert (schedule.T, schedule.sigma_data, schedule.ends_in_noise) == (80.0, 0.5, False)
     assert schedule.prior_std == pytest.approx(math.sqrt(1 + 80**2), rel=1e-15)
+    assert EDM(sigma_max=0.25).T == 0.25  # less than the data's own is allowed
 
 
 @pytest.mark.parametrize("t", [1e-12, 1e-5, 0.3, 1.0])
