@@ -126,7 +126,8 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     exact, rounded = (found[precision]["FCD-MNIST-5K"]["mean"] for precision in ("fp32", "bf16"))
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
-    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp16", fails=True).stderr
+    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp8", fails=True).stderr
+    assert "is for CUDA GPUs" in run(*words, "--precision", "fp16", fails=True).stderr
 
 
 def test_a_mistake_is_one_line(run, words, folder, tmp_path):

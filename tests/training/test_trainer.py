@@ -395,6 +395,124 @@ def test_what_does_not_touch_weights_may_change_and_tuples_are_lists(whole, tmp_
         assert outcome(tmp_path)[0]["sha256"][part] == outcome(whole)[0]["sha256"][part]
 
 
+# Float16 -------------------------------------------------------------------------------------------------------
+
+
+class Half:
+    """An objective whose network computes in float16, slowly, as a CPU does."""
+
+    def __init__(self, objective: Any) -> None:
+        self.schedule, self.draw, self.objective = objective.schedule, objective.draw, objective
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return self.objective.loss(network, batch)
+
+
+def scaled(folder: Path, scale: float, growth_interval: int = 2000, half: bool = False, **changes: Any) -> Trainer:
+    """A trainer as for precision = "fp16" on a GPU, but for where it computes."""
+    preview = changes.pop("preview", None)
+    trainer = Trainer(tiny(**changes), folder, preview, pictures())
+    assert not trainer.scaler.is_enabled()
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)
+    if half:
+        trainer.objective = Half(trainer.objective)
+    return trainer
+
+
+def test_a_scaled_loss_changes_nothing_where_nothing_overflows(whole, tmp_path):
+    """A power of two is exact in float32: clipped after it is taken off, gradients are the same to the last bit."""
+    scaled(tmp_path, 2.0**30, growth_interval=5).run()
+    manifest, lines, kept = outcome(tmp_path)
+    assert manifest["sha256"].pop("scaler")
+    assert (manifest, lines, kept) == outcome(whole)
+    assert parts(tmp_path)["scaler"]["scale"] == 2.0**32  # doubled after steps 5 and 10
+    assert parts(tmp_path)["scaler"]["_growth_tracker"] == 2
+
+
+def test_steps_whose_gradient_overflows_are_left_out_and_only_they(tmp_path):
+    """The run against one by hand without those steps: a step left out moves neither weights nor moments nor average,
+    has no norm in the log, and yet counts for the learning rate and the average's warm-up."""
+    trainer, data = scaled(tmp_path, 2.0**127, steps=7, log_every=1, weight="vdm"), pictures()
+    network, objective = copy.deepcopy(trainer.network).train(), trainer.objective
+    found = trainer.run()
+
+    made = {line["step"] - 1: line["grad_norm"] for line in log(tmp_path) if line["grad_norm"] is not None}
+    assert 1 <= 7 - len(made) <= 4
+    assert trainer.scaler.get_scale() == 2.0 ** (127 - 7 + len(made))
+    assert scalars(tmp_path, "grad_norm") == [(step + 1, pytest.approx(norm)) for step, norm in made.items()]
+
+    average = copy.deepcopy(network)
+    optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step in made:
+        share = (step + 1) / 3 if step < 3 else 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - 3) / 4))))
+        optimiser.param_groups[0]["lr"] = 1e-3 * share
+        index = batch_index(28, 8, step, 4)
+        generator = torch.Generator().manual_seed(seed_of(4, "batch", step))
+        batch = objective.draw(data.x[index], data.y[index], generator)
+        torch.manual_seed(seed_of(4, "dropout", step, 0))
+        optimiser.zero_grad()
+        objective.loss(network, batch).mean().backward()
+        assert nn.utils.clip_grad_norm_(network.parameters(), 1.0) == made[step]
+        optimiser.step()
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), network.parameters()):
+                mean.lerp_(weight, 1 - min(0.999, (1 + step) / (10 + step)))
+    for expected, value in zip(average.state_dict().values(), found.state_dict().values()):
+        assert torch.equal(expected, value)
+    for expected, value in zip(network.state_dict().values(), trainer.network.state_dict().values()):
+        assert torch.equal(expected, value)
+
+
+@pytest.mark.parametrize("step", [4, 8, 10])
+def test_in_float16_a_run_that_was_cut_goes_on_to_the_same_end(step, tmp_path):
+    """The network in float16; a scale that doubles every second step and overflows on the way."""
+    options = {"growth_interval": 2, "half": True, "log_every": 1}
+    scaled(tmp_path / "whole", 2.0**17, **options).run()
+    norms = [line["grad_norm"] for line in log(tmp_path / "whole")]
+    assert 2 <= norms.count(None) <= 8
+    with pytest.raises(PowerCutError):
+        scaled(tmp_path / "cut", 2.0**17, **options, **cut_after(step)).run()
+    scaled(tmp_path / "cut", 1.0, **options).run(resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_in_float16_losses_are_those_of_float32_to_its_rounding(tmp_path):
+    """float16 rounds to 2⁻¹¹, and each of some ten layers does; the weights follow."""
+    changes = {"steps": 30, "log_every": 1}
+    run(tmp_path / "single", **changes)
+    scaled(tmp_path / "half", 2.0**16, half=True, **changes).run()
+    single, half = ([line["loss"] for line in log(tmp_path / name)] for name in ("single", "half"))
+    assert half == pytest.approx(single, rel=10 * 2**-11)
+    assert half != single
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_scaler_does_not_hide_what_is_not_finite_at_any_scale(bad, tmp_path):
+    trainer = scaled(tmp_path, 2.0**3, steps=12, checkpoint_every=3)
+    objective = trainer.objective
+
+    class Bad(Half):
+        def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            loss = objective.loss(network, batch)
+            if trainer.step < 5:
+                return loss
+            return loss / 0 if bad == "loss" else loss + (0 * loss).sqrt()
+
+    trainer.objective = Bad(objective)
+    with pytest.raises(FloatingPointError, match=rf"the {bad} became (nan|inf) before step .*; .*step-0000000[36]"):
+        trainer.run()
+
+
+def test_a_scaler_begins_anew_where_a_checkpoint_has_none(whole, tmp_path):
+    """As on a GPU whose "auto" is float16, for a run that was begun on one where it is bfloat16."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
+    scaled(tmp_path, 2.0**20).run(resume=True)
+    assert parts(tmp_path)["scaler"]["scale"] == 2.0**20
+    run(tmp_path, resume=True)  # and one that is not asked for is left alone
+
+
 # What can go wrong ---------------------------------------------------------------------------------------------
 
 
