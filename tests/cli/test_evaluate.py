@@ -261,7 +261,8 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     exact, rounded = (found[precision]["FCD-MNIST-5K"]["mean"] for precision in ("fp32", "bf16"))
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
-    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp16", fails=True).stderr
+    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp8", fails=True).stderr
+    assert "is for CUDA GPUs" in run(*words, "--precision", "fp16", fails=True).stderr
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if "KCD-MNIST" in zoo.card(name)["metrics"]])

@@ -1,5 +1,6 @@
 """`diffusion-book train`: configurations, a folder of one's own, going on, and all that a person can get wrong."""
 
+import os
 import re
 import signal
 import subprocess
@@ -118,7 +119,8 @@ def test_previews_are_drawn_on_the_way(run, tmp_path):
         (["--set", "ema_decay=high"], "ema_decay must be a number, got 'high'"),
         (["--set", "steps"], "--set takes KEY=VALUE, such as ema_decay=0.99, got 'steps'"),
         (["--set", "steps.more=2"], "steps has no parts"),
-        (["--precision", "fp8"], "precision must be one of 'auto', 'fp32', 'bf16', got 'fp8'"),
+        (["--precision", "fp8"], "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', got 'fp8'"),
+        (["--precision", "fp16"], "precision = 'fp16' is for CUDA GPUs, got the device cpu"),
         (["--steps", 0], "steps and batch_size must be at least 1, got 0"),
         (["--data", "minst"], "unknown data set 'minst'"),
         (["--data", "folder:nowhere"], "nowhere is not a folder"),
@@ -227,3 +229,21 @@ def test_a_run_that_is_stopped_says_how_to_go_on(run, tmp_path):
     step, _ = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     assert step >= 1
     assert f"step-{step:08d}" in last
+
+
+def test_two_processes_of_a_cpu_are_started_as_the_help_says(run, tmp_path):
+    """And not one, which is what accelerate does with its obvious options."""
+    (command,) = re.findall(r"(ACCELERATE_USE_CPU.*\\\n.*) …", run("train", "--help").output)
+    environment, accelerate, launch, *words = command.replace("\\\n", "").split()
+    assert (environment, accelerate, launch) == ("ACCELERATE_USE_CPU=true", "accelerate", "launch")
+    port = ["--main_process_port", "0"]  # any that is free, and not the usual one
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *port, *words, *map(str, TINY), "-o", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith("on 2 × cpu")
+    assert (tmp_path / "run" / "samples.png").exists()

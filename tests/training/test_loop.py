@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from diffusion_book import denoise, process, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.nn import MLP
-from diffusion_book.training import TrainConfig, train
-from diffusion_book.training.loop import autocast
+from diffusion_book.training import TrainConfig, loop, train
+from diffusion_book.training.loop import autocast, fast_bf16, resolve, step_scaled
 
 SHORT = TrainConfig(steps=8, batch_size=16, warmup=2, precision="fp32")
 SCHEDULE = schedules.linear(50)
@@ -284,6 +284,61 @@ def test_float32_is_not_autocast():
 
 
 @pytest.mark.parametrize(
+    ("capability", "chosen"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")]
+)
+def test_auto_is_what_a_gpu_has_units_for(capability, chosen, monkeypatch):
+    """Of Hopper, Ampere, Turing, Volta and Pascal."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve("auto", torch.device("cuda")) == chosen
+    for precision in ("fp32", "bf16", "fp16"):
+        assert resolve(precision, torch.device("cuda")) == precision
+
+
+def test_auto_is_never_float16_elsewhere():
+    assert resolve("auto", torch.device("cpu")) == ("bf16" if fast_bf16(torch.device("cpu")) else "fp32")
+    assert resolve("auto", torch.device("mps")) == "fp32"
+
+
+def test_float16_is_refused_where_there_is_no_cuda():
+    with pytest.raises(ValueError, match=r"precision = 'fp16' is for CUDA GPUs, got the device cpu; .* use 'auto'"):
+        train(Recorder(), Labelled(), SCHEDULE, TrainConfig(steps=3, batch_size=8, precision="fp16"))
+    with pytest.raises(ValueError, match="is for CUDA GPUs"):
+        autocast("fp16", torch.device("cpu"))
+
+
+def test_in_float16_the_loop_loses_what_it_loses_in_float32(monkeypatch):
+    """On a CPU, which can, though slowly: the loss to the 2⁻¹¹ to which float16 rounds, and weights in float32."""
+    networks = [MLP(dim=2), MLP(dim=2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    options = {"steps": 20, "batch_size": 16, "warmup": 2}
+    expected = train(networks[0], Labelled(), SCHEDULE, TrainConfig(precision="fp32", **options))
+    monkeypatch.setattr(loop, "resolve", lambda precision, device: precision)
+    found = train(networks[1], Labelled(), SCHEDULE, TrainConfig(precision="fp16", **options))
+    torch.testing.assert_close(found.losses, expected.losses, rtol=2**-9, atol=0)
+    assert not torch.equal(found.losses, expected.losses)
+    assert {p.dtype for p in found.ema.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_tried_at_half_the_scale(fused):
+    """Of 4 w² the gradient is 8 w, and float32 ends just below 2¹²⁸. Steps of AdamW are close to 0.1 each."""
+    w = nn.Parameter(torch.ones(()))
+    optimiser = torch.optim.AdamW([w], lr=0.1, weight_decay=0.0, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1)
+    found = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        scaler.scale(4 * w**2).backward()
+        scaler.unscale_(optimiser)
+        found.append((step_scaled(optimiser, scaler), scaler.get_scale(), round(w.item(), 2)))
+    # A growth interval of 1 doubles the scale after each step that was made.
+    steps = [(False, 125, 1.0), (False, 124, 1.0), (True, 125, 0.9), (True, 126, 0.8), (False, 125, 0.8)]
+    assert found == [(stepped, 2.0**power, weight) for stepped, power, weight in steps]
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    assert step_scaled(optimiser, off)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 128"),
@@ -294,7 +349,7 @@ def test_float32_is_not_autocast():
         ({"grad_clip": -1.0}, "grad_clip must be positive, got -1.0"),
         ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),
         ({"label_dropout": -0.1}, r"label_dropout is a share in \[0, 1\], got -0.1"),
-        ({"precision": "fp16"}, "precision must be 'auto', 'fp32' or 'bf16', got 'fp16'"),
+        ({"precision": "fp8"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
         ({"prediction": "epsilon"}, "unknown prediction 'epsilon'; choose one of eps, x0, v, score"),
     ],
 )

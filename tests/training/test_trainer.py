@@ -1,7 +1,7 @@
 """Runs in a folder: the loop against one written out by hand, and the same weights whatever happens on the way.
 
 This file is also the program of a tiny run, which the tests start in processes of their own:
-`python test_trainer.py FOLDER '{"steps": 30}'`.
+`python test_trainer.py FOLDER '{"steps": 30}'`, and so on for more of them.
 """
 
 import contextlib
@@ -395,6 +395,124 @@ def test_what_does_not_touch_weights_may_change_and_tuples_are_lists(whole, tmp_
         assert outcome(tmp_path)[0]["sha256"][part] == outcome(whole)[0]["sha256"][part]
 
 
+# Float16 -------------------------------------------------------------------------------------------------------
+
+
+class Half:
+    """An objective whose network computes in float16, slowly, as a CPU does."""
+
+    def __init__(self, objective: Any) -> None:
+        self.schedule, self.draw, self.objective = objective.schedule, objective.draw, objective
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return self.objective.loss(network, batch)
+
+
+def scaled(folder: Path, scale: float, growth_interval: int = 2000, half: bool = False, **changes: Any) -> Trainer:
+    """A trainer as for precision = "fp16" on a GPU, but for where it computes."""
+    preview = changes.pop("preview", None)
+    trainer = Trainer(tiny(**changes), folder, preview, pictures())
+    assert not trainer.scaler.is_enabled()
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=growth_interval)
+    if half:
+        trainer.objective = Half(trainer.objective)
+    return trainer
+
+
+def test_a_scaled_loss_changes_nothing_where_nothing_overflows(whole, tmp_path):
+    """A power of two is exact in float32: clipped after it is taken off, gradients are the same to the last bit."""
+    scaled(tmp_path, 2.0**30, growth_interval=5).run()
+    manifest, lines, kept = outcome(tmp_path)
+    assert manifest["sha256"].pop("scaler")
+    assert (manifest, lines, kept) == outcome(whole)
+    assert parts(tmp_path)["scaler"]["scale"] == 2.0**32  # doubled after steps 5 and 10
+    assert parts(tmp_path)["scaler"]["_growth_tracker"] == 2
+
+
+def test_steps_whose_gradient_overflows_are_left_out_and_only_they(tmp_path):
+    """The run against one by hand without those steps: a step left out moves neither weights nor moments nor average,
+    has no norm in the log, and yet counts for the learning rate and the average's warm-up."""
+    trainer, data = scaled(tmp_path, 2.0**127, steps=7, log_every=1, weight="vdm"), pictures()
+    network, objective = copy.deepcopy(trainer.network).train(), trainer.objective
+    found = trainer.run()
+
+    made = {line["step"] - 1: line["grad_norm"] for line in log(tmp_path) if line["grad_norm"] is not None}
+    assert 1 <= 7 - len(made) <= 4
+    assert trainer.scaler.get_scale() == 2.0 ** (127 - 7 + len(made))
+    assert scalars(tmp_path, "grad_norm") == [(step + 1, pytest.approx(norm)) for step, norm in made.items()]
+
+    average = copy.deepcopy(network)
+    optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step in made:
+        share = (step + 1) / 3 if step < 3 else 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - 3) / 4))))
+        optimiser.param_groups[0]["lr"] = 1e-3 * share
+        index = batch_index(28, 8, step, 4)
+        generator = torch.Generator().manual_seed(seed_of(4, "batch", step))
+        batch = objective.draw(data.x[index], data.y[index], generator)
+        torch.manual_seed(seed_of(4, "dropout", step, 0))
+        optimiser.zero_grad()
+        objective.loss(network, batch).mean().backward()
+        assert nn.utils.clip_grad_norm_(network.parameters(), 1.0) == made[step]
+        optimiser.step()
+        with torch.no_grad():
+            for mean, weight in zip(average.parameters(), network.parameters()):
+                mean.lerp_(weight, 1 - min(0.999, (1 + step) / (10 + step)))
+    for expected, value in zip(average.state_dict().values(), found.state_dict().values()):
+        assert torch.equal(expected, value)
+    for expected, value in zip(network.state_dict().values(), trainer.network.state_dict().values()):
+        assert torch.equal(expected, value)
+
+
+@pytest.mark.parametrize("step", [4, 8, 10])
+def test_in_float16_a_run_that_was_cut_goes_on_to_the_same_end(step, tmp_path):
+    """The network in float16; a scale that doubles every second step and overflows on the way."""
+    options = {"growth_interval": 2, "half": True, "log_every": 1}
+    scaled(tmp_path / "whole", 2.0**17, **options).run()
+    norms = [line["grad_norm"] for line in log(tmp_path / "whole")]
+    assert 2 <= norms.count(None) <= 8
+    with pytest.raises(PowerCutError):
+        scaled(tmp_path / "cut", 2.0**17, **options, **cut_after(step)).run()
+    scaled(tmp_path / "cut", 1.0, **options).run(resume=True)
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_in_float16_losses_are_those_of_float32_to_its_rounding(tmp_path):
+    """float16 rounds to 2⁻¹¹, and each of some ten layers does; the weights follow."""
+    changes = {"steps": 30, "log_every": 1}
+    run(tmp_path / "single", **changes)
+    scaled(tmp_path / "half", 2.0**16, half=True, **changes).run()
+    single, half = ([line["loss"] for line in log(tmp_path / name)] for name in ("single", "half"))
+    assert half == pytest.approx(single, rel=10 * 2**-11)
+    assert half != single
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_scaler_does_not_hide_what_is_not_finite_at_any_scale(bad, tmp_path):
+    trainer = scaled(tmp_path, 2.0**3, steps=12, checkpoint_every=3)
+    objective = trainer.objective
+
+    class Bad(Half):
+        def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            loss = objective.loss(network, batch)
+            if trainer.step < 5:
+                return loss
+            return loss / 0 if bad == "loss" else loss + (0 * loss).sqrt()
+
+    trainer.objective = Bad(objective)
+    with pytest.raises(FloatingPointError, match=rf"the {bad} became (nan|inf) before step .*; .*step-0000000[36]"):
+        trainer.run()
+
+
+def test_a_scaler_begins_anew_where_a_checkpoint_has_none(whole, tmp_path):
+    """As on a GPU whose "auto" is float16, for a run that was begun on one where it is bfloat16."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000012")
+    scaled(tmp_path, 2.0**20).run(resume=True)
+    assert parts(tmp_path)["scaler"]["scale"] == 2.0**20
+    run(tmp_path, resume=True)  # and one that is not asked for is left alone
+
+
 # What can go wrong ---------------------------------------------------------------------------------------------
 
 
@@ -609,37 +727,110 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path):
     assert not unfinished(folder)
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
-    """Each takes half of the batch. The first moments after one step are tenths of the gradient, equal to rounding;
-    the same for the log. What `accelerate launch` says of precision and accumulation does not count."""
-    changes = {"steps": 1, "network": {**UNET, "dropout": 0.0}, "accumulate": 2}
+SIX = {"steps": 6, "log_every": 1, "accumulate": 2}
+ALIKE = {
+    **SIX,
+    "accumulate": 1,
+    "network": {**UNET, "dropout": 0.0},
+}  # what a process drops follows from its number, too
+
+
+def by_two(folder: Path, **runs: dict[str, Any]) -> list[str]:
+    """Do runs with two processes, one after the other → the step at which each process began each.
+
+    What `accelerate launch` says of precision and accumulation does not count.
+    """
     # On a CPU, too, it is this option that starts more than one process; --cpu --num_processes 2 is silently one.
     options = "--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0 --dynamo_backend no"
     launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
-    launch += ["--mixed_precision", "bf16", "--gradient_accumulation_steps", "4"]
-    done = subprocess.run(
-        [*launch, *command(tmp_path / "two", **changes)],
-        env={**environment(), "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1 of 2 processes") == 2
-    run(tmp_path / "one", **{**changes, "accumulate": 1})
-    expected, found = parts(tmp_path / "one"), parts(tmp_path / "two")
-    for name, value in expected["optimiser"].items():
+    launch += ["--mixed_precision", "bf16", "--gradient_accumulation_steps", "4", __file__]
+    for name, changes in runs.items():
+        launch += [str(folder / name), json.dumps(changes)]
+    on_cpu = {**environment(), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(launch, env=on_cpu, capture_output=True, text=True)
+    killed = any("killed" in changes for changes in runs.values())
+    assert (done.returncode != 0) == killed, done.stderr
+    return [line.removesuffix(", 1 of 2 processes") for line in done.stdout.splitlines() if "processes" in line]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two processes: "one" and "two", by their accumulation; "whole"; and "cut", which was killed in step 5."""
+    folder = tmp_path_factory.mktemp("two")
+    runs = {"one": ALIKE, "two": {**ALIKE, "accumulate": 2}, "whole": SIX, "cut": {**SIX, "killed": 4}}
+    assert by_two(folder, **runs) == ["from step 0"] * 8
+    return folder
+
+
+def assert_alike(found: Path, expected: Path) -> None:
+    """The same up to the order of sums after six steps on the same batches, of which a third of the images is new.
+
+    A gradient is then off by some 1e-6 of its largest entry: 6e-8, times the few hundred terms' square root. The
+    moments are its averages. Adam divides by its size, so a weight whose gradient is a thousandth of the largest is
+    off by 1e-3 of its step, and no step is longer than the learning rate.
+    """
+    rates = sum(line["learning_rate"] for line in log(expected))
+    one, other = parts(expected), parts(found)
+    assert set(one["optimiser"]) == set(other["optimiser"])
+    for name, value in one["optimiser"].items():
         if name.endswith("exp_avg"):
-            other = found["optimiser"][name]
-            torch.testing.assert_close(other, value, rtol=0, atol=2e-6 * float(value.abs().max()) + 1e-9)
-    (one,), (two,) = log(tmp_path / "one"), log(tmp_path / "two")
-    assert two["images"] == one["images"] == 8
-    for name in ("loss", "grad_norm"):
-        assert two[name] == pytest.approx(one[name], rel=1e-5)
-    torch.testing.assert_close(by_time(two), by_time(one), rtol=1e-5, atol=0, equal_nan=True)
+            atol = 5e-6 * float(value.abs().max()) + 1e-9
+            torch.testing.assert_close(other["optimiser"][name], value, rtol=0, atol=atol)
+    for part in ("network", "ema"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(other[part][name], value, rtol=0, atol=1e-3 * rates)
+    assert len(log(found)) == len(log(expected)) == 6
+    for one, other in zip(log(expected), log(found)):
+        assert other["images"] == one["images"] == 8 * one["step"]
+        for name in ("loss", "grad_norm"):
+            assert other[name] == pytest.approx(one[name], rel=1e-5)
+        torch.testing.assert_close(by_time(other), by_time(one), rtol=1e-5, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("pieces", ["one", "two"])
+def test_two_processes_give_what_one_gives(pieces, two, tmp_path):
+    """Each takes half of every batch, in one piece or in two: weights, average, moments and log."""
+    run(tmp_path, **ALIKE)
+    assert_alike(two / pieces, tmp_path)
+
+
+def test_two_processes_that_were_killed_go_on_to_the_same_end(two):
+    """To the last bit, dropout included."""
+    assert reached(two / "cut") == 3
+    assert by_two(two, cut=SIX) == ["from step 3"] * 2
+    assert outcome(two / "cut") == outcome(two / "whole")
+
+
+def test_one_process_goes_on_with_what_two_began(two, tmp_path):
+    shutil.copytree(two / "two", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000006")
+    run(tmp_path / "cut", resume=True, **ALIKE)
+    run(tmp_path / "one", **ALIKE)
+    assert_alike(tmp_path / "cut", tmp_path / "one")
+
+
+class Killed:
+    """An objective in whose hands the process ends, at a chosen step."""
+
+    def __init__(self, trainer: Trainer, step: int) -> None:
+        self.trainer, self.step, self.objective = trainer, step, trainer.objective
+        self.schedule, self.draw = self.objective.schedule, self.objective.draw
+
+    def loss(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.trainer.step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.objective.loss(network, batch)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    trainer = Trainer(tiny(**json.loads(sys.argv[2])), sys.argv[1], data=pictures())
-    print(f"1 of {trainer.accelerator.num_processes} processes")
-    trainer.run(resume=True)
+    torch.distributed.destroy_process_group = lambda *_: None  # processes stay together for the next run
+    for folder, text in zip(sys.argv[1::2], sys.argv[2::2]):
+        changes = json.loads(text)
+        killed = changes.pop("killed", None)
+        trainer = Trainer(tiny(**changes), folder, data=pictures())
+        processes = trainer.accelerator.num_processes
+        print(f"from step {reached(Path(folder))}, 1 of {processes} processes\n", end="", flush=True)
+        if killed is not None:
+            trainer.objective = Killed(trainer, killed)
+        trainer.run(resume=True)

@@ -68,9 +68,11 @@ def _summary(trainer: Trainer) -> str:
     _, C, H, W = trainer.data.x.shape
     network = trainer.accelerator.unwrap_model(trainer.network)
     weights = sum(parameter.numel() for parameter in network.parameters())
+    processes = trainer.accelerator.num_processes
+    where = trainer.device if processes == 1 else f"{processes} × {trainer.device.type}"
     return (
         f"{trainer.folder}: {len(trainer.data)} images {C}×{H}×{W} of {trainer.config.data}, "
-        f"{trainer.config.network['kind']} of {weights / 1e6:.2g} M weights, on {trainer.device}"
+        f"{trainer.config.network['kind']} of {weights / 1e6:.2g} M weights, on {where}"
     )
 
 

@@ -24,7 +24,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Steps of the optimiser. [default: 2000]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step. [default: 128, of a folder 64]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak. [default: 1e-3, for a folder 2e-3]")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. [default: auto]")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16, or on CUDA fp16. [default: auto]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random number. [default: 0]")] = None,
     more: Annotated[
         list[str] | None,
@@ -41,6 +41,12 @@ def train(
     Your own, of any sizes:     `diffusion-book train --data folder:my/pictures`
     A run that was stopped:     the same command with --resume
     Several GPUs:               `accelerate launch -m diffusion_book.cli train …`
+
+    On a CPU, accelerate starts one process, whatever number it is given, unless it is asked for two like this:
+
+    \b
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\
+      -m diffusion_book.cli train …
     """
     given = {
         "data": data,

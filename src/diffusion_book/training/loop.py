@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.objective import drop_labels
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Source(Protocol):
@@ -39,8 +39,9 @@ class TrainConfig:
         prediction: what the network learns to output.
         ema_decay: of the averaged weights.
         label_dropout: the share of labels replaced by "no label", for classifier-free guidance.
-        precision: "bf16" computes the network in bfloat16 and keeps weights in float32; "auto" does so where the
-            machine has instructions for it.
+        precision: "bf16" computes the network in bfloat16 and keeps weights in float32; "fp16" does so in float16,
+            on CUDA alone, and scales the loss so that small gradients are not lost. "auto" is the first of "bf16" and
+            "fp16" that the machine has units for (see `resolve`), or "fp32".
         seed: of every random number in the loop; the network's own initial weights are the caller's.
     """
 
@@ -69,8 +70,8 @@ class TrainConfig:
             raise ValueError(f"unknown prediction {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {self.precision!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,15 @@ def train(
         on_step: told of every step and its loss.
 
     Raises:
-        ValueError: labels are to be dropped, but no_label is not given.
+        ValueError: labels are to be dropped, but no_label is not given; or precision is "fp16" without CUDA.
         FloatingPointError: the loss became NaN or infinite; the message names the step.
     """
     if config.label_dropout > 0 and no_label is None:
         raise ValueError("label_dropout needs no_label, the label that means none; without it no labels are used")
     device = next(network.parameters()).device
+    precision = resolve(config.precision, device)
     generator = torch.Generator().manual_seed(config.seed)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )
@@ -121,18 +124,19 @@ def train(
         x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
         y = None if y is None else y.to(device)
 
-        with autocast(config.precision, device):
+        with autocast(precision, device):
             loss = simple_loss(network, schedule, x0, t, eps, config.prediction, y).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
-        optimiser.step()
+        if step_scaled(optimiser, scaler):
+            ema.update(network)
         rate.step()
-        ema.update(network)
 
         losses[step] = loss.detach()
         if on_step is not None:
@@ -142,10 +146,43 @@ def train(
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which a network computes at that precision on that device."""
-    if precision == "bf16" or (precision == "auto" and fast_bf16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    """The context in which a network computes at that precision on that device; see `resolve` for errors."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = dtypes.get(resolve(precision, device))
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def resolve(precision: Precision, device: torch.device) -> Precision:
+    """What "auto" means on a device: "bf16" where that is fast, else "fp16" where that is, else "fp32".
+
+    bfloat16 comes first since it has float32's range, and nothing in it overflows. float16 is fast on GPUs with tensor
+    cores, which are those of compute capability 7.0 and above.
+
+    Raises:
+        ValueError: "fp16" without CUDA.
+    """
+    if precision == "auto":
+        if fast_bf16(device):
+            return "bf16"
+        return "fp16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+    if precision == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"precision = 'fp16' is for CUDA GPUs, got the device {device}; elsewhere float16 is slower than float32, "
+            "and overflows as easily: use 'auto', 'bf16' or 'fp32'"
+        )
+    return precision
+
+
+def step_scaled(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """Step with unscaled gradients and adapt the scale → whether there was a step.
+
+    There is none where a scaled gradient overflowed; the next is tried at half the scale (Micikevicius et al. 2018).
+    A scaler that is off always steps.
+    """
+    before = scaler.get_scale()
+    scaler.step(optimiser)
+    scaler.update()
+    return scaler.get_scale() >= before
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -2,8 +2,8 @@
 
 Nothing random is kept between steps. Which images a step sees, and its times and noise, follow from the seed and the
 number of the step alone; so does its learning rate. What a checkpoint must hold is then only what training changes:
-the weights, their average, and the optimiser's two moments. And since every process draws the whole batch and takes
-its share, two processes see what one would have seen.
+the weights, their average, the optimiser's two moments and, in float16, the scale of the loss. And since every process
+draws the whole batch and takes its share, two processes see what one would have seen.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
-from diffusion_book.training.loop import autocast, warm_up_then_cosine
+from diffusion_book.training.loop import autocast, resolve, step_scaled, warm_up_then_cosine
 from diffusion_book.training.objective import Batch, Objective
 
 HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
@@ -51,7 +51,7 @@ class Trainer:
         data: instead of the data that the configuration names.
 
     Raises:
-        ValueError: the configuration does not fit the data or the number of processes.
+        ValueError: the configuration does not fit the data, the device or the number of processes.
         CheckpointError: the folder cannot be written to.
     """
 
@@ -65,6 +65,8 @@ class Trainer:
         # Precision and accumulation are not left to it: what it holds of them, all Accelerators of a process share.
         self.accelerator = Accelerator(mixed_precision="no", log_with=logger, project_dir=str(self.folder))
         self.device: torch.device = self.accelerator.device
+        self.precision = resolve(config.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         parts = self.accelerator.num_processes * config.accumulate
         if config.batch_size % parts:
             raise ValueError(
@@ -118,23 +120,30 @@ class Trainer:
         self.accelerator.end_training()
         return self.ema.network
 
-    def _train_step(self) -> Tensor:
-        """One step of the optimiser, on the batch that belongs to this step's number."""
+    def _train_step(self) -> Tensor | None:
+        """One step of the optimiser, on the batch of this number → the gradient's norm.
+
+        None where the scaler left the step out: its scale was too high, and that it mends itself. Below 1 the fault is
+        the gradient's, which is then handed on as it is.
+        """
         torch.manual_seed(seed_of(self.config.seed, "dropout", self.step, self.accelerator.process_index))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._rate()
         for piece, batch in enumerate(self._shares(self._batch()), start=1):
             last = piece == self.config.accumulate  # only then do processes add up their gradients
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
-                with autocast(self.config.precision, self.device):
+                with autocast(self.precision, self.device):
                     loss = self.objective.loss(self.network, batch)
-                (loss.mean() / self.config.accumulate).backward()
+                self.scaler.scale(loss.mean() / self.config.accumulate).backward()
             self._note(loss.detach(), batch.get("t"))
+        self.scaler.unscale_(self.optimiser)
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
-        self.optimiser.step()
+        stepped = step_scaled(self.optimiser, self.scaler)  # or not, on all processes: they have the same gradients
         self.optimiser.zero_grad()
-        self.ema.update(self.accelerator.unwrap_model(self.network))
-        return grad_norm
+        if stepped:
+            self.ema.updates = self.step  # steps left out count, as they do for the learning rate
+            self.ema.update(self.accelerator.unwrap_model(self.network))
+        return grad_norm if stepped or self.scaler.get_scale() < 1 else None
 
     def _batch(self) -> Batch:
         """The whole batch of this step, the same on every process."""
@@ -175,16 +184,16 @@ class Trainer:
         self.loss_sum.index_add_(0, part, loss)
         self.loss_count.index_add_(0, part, torch.ones_like(loss))
 
-    def _log(self, grad_norm: Tensor) -> float:
+    def _log(self, grad_norm: Tensor | None) -> float:
         """Write a line of the log → the mean loss since the last one."""
         total, count = self._sums()
         loss = float(total.sum() / count.sum())
-        self._check_finite(loss=loss, gradient=float(grad_norm))
+        self._check_finite(loss=loss, gradient=grad_norm)
         elapsed = time.perf_counter() - self._since
         values: dict[str, Any] = {
             "loss": loss,
             "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "grad_norm": float(grad_norm),
+            "grad_norm": None if grad_norm is None else float(grad_norm),
             "images": self.step * self.config.batch_size,
             "images_per_second": float(count.sum()) / elapsed,
         }
@@ -207,11 +216,11 @@ class Trainer:
             return sums
         return self.accelerator.reduce(sums.to(self.device), "sum").cpu()
 
-    def _check_finite(self, **found: float) -> None:
+    def _check_finite(self, **found: float | Tensor | None) -> None:
         for name, value in found.items():
-            if not math.isfinite(value):
+            if value is not None and not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the {name} became {value} before step {self.step}; lower learning_rate or use "
+                    f"the {name} became {float(value)} before step {self.step}; lower learning_rate or use "
                     f"precision = 'fp32'; {self._last_good()}"
                 )
 
@@ -271,10 +280,10 @@ class Trainer:
                 path.parent.mkdir(exist_ok=True)
                 self.preview(self.ema.network, path)
 
-    def _save(self, grad_norm: Tensor) -> None:
+    def _save(self, grad_norm: Tensor | None) -> None:
         """Write a checkpoint. The sums of the log belong to it, so that the log, too, is the same."""
         sums = self._sums()
-        self._check_finite(loss=float(sums[0].sum()), gradient=float(grad_norm))
+        self._check_finite(loss=float(sums[0].sum()), gradient=grad_norm)
         network = self.accelerator.unwrap_model(self.network)
         if self.accelerator.is_main_process:
             parts = {
@@ -283,6 +292,8 @@ class Trainer:
                 "optimiser": flatten(self.optimiser.state_dict()),
                 "log": {"sums": sums},
             }
+            if self.scaler.is_enabled():
+                parts["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
             folder = self.folder / "checkpoints"
             checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps, self._origin)
         self.accelerator.wait_for_everyone()
@@ -311,6 +322,8 @@ class Trainer:
             self.ema.network.load_state_dict(parts["ema"])
             self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
             sums = parts["log"]["sums"]
+            if self.scaler.is_enabled() and "scaler" in parts:  # begun on another GPU there may be none
+                self.scaler.load_state_dict({name: value.item() for name, value in parts["scaler"].items()})
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{path} is of another network, or not of a run: {error}") from error
         self.step = self.ema.updates = step
