@@ -10,34 +10,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser
+from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule, expand
 
 
-def inpaint(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
     """x̂0 with the known part put in its place, for any sampler (chapter 14).
 
     The known part of the result is exact. The unknown part hears of it only through x_t, so seams remain: `repaint`
     brings the two together.
 
     Args:
+        denoiser: (x_t, t) → x̂0, which knows nothing of the mask.
         known: [B, …] or [1, …]; what it holds outside the mask does not matter, even NaN.
         mask: bool, of a shape that broadcasts to x_t; True where `known` is to be kept.
 
     Raises:
         ValueError: mask is not bool; when it runs, known or mask does not fit x_t.
 
-    Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, where the
-    operator is a mask.
+    Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, section 3.1
+    with the mask of section 3.2 for its operator.
     """
     _check_mask(mask)
 
-    def inpainted(xt: Tensor, t: Tensor) -> Tensor:
+    def inpainted(xt: Tensor, t: Tensor) -> Answer:
         keep, wanted = _fit(xt, known, mask)
-        return torch.where(keep, wanted, denoiser(xt, t))
+        return on_x0(lambda x0_hat: torch.where(keep, wanted, x0_hat), denoiser(xt, t))
 
     return inpainted
 

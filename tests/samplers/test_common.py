@@ -139,6 +139,20 @@ def test_the_ring_is_sampled_on_every_schedule(name, schedule):
     assert len(set(torch.cdist(found, RING.mean).argmin(1).tolist())) == 8  # all of them, by 64 examples
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddpm-learned"])
+def test_a_learned_variance_is_left_aside_by_who_has_no_use_for_it(name):
+    schedule, exact = on(name), denoise.exact(RING, on(name))
+
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
+        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, float("nan")))
+
+    found, expected = (
+        SAMPLERS[name](denoiser, schedule, *noise(0)[:1], uniform_times(SCHEDULE, 9), noise(0)[1])
+        for denoiser in (with_variance, exact)
+    )
+    assert torch.equal(found, expected)
+
+
 @every_sampler
 def test_the_last_step_returns_the_denoised_x0(name):
     steps: list[Step] = []

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser
+from diffusion_book.denoise import Denoiser, WithVariance
 from diffusion_book.process import Generators, posterior_coefficients, randn_like
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
@@ -98,8 +98,9 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
-def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> Tensor:
-    """Return a denoiser's answer in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
+def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float, where: str = "") -> Tensor:
+    """Return a denoiser's x̂0 in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
+    x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
     if x0_hat.shape != xt.shape:
         raise ValueError(
             f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {tuple(x0_hat.shape)} at t = {t:g}"

@@ -52,8 +52,7 @@ def ddpm(
     posterior = posterior_steps(schedule, times)
     for i, t, s, where in steps_of(times):
         estimate = denoiser(xt, batch_of_times(xt, t))
-        x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
-        x0_hat = check_estimate(x0_hat, xt, t, where)
+        x0_hat = check_estimate(estimate, xt, t, where)
         c_0, c_t, std = posterior[i]
         xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:
