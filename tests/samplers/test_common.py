@@ -483,10 +483,11 @@ def test_combine_keeps_half_precision_in_its_range(generator):
 
 
 def test_inversion_is_checked_like_every_walk():
-    """NaN named with its step, counted as the grid has them; float32 stays float32; the start is left as it was."""
+    """NaN named with its step, counted from the data; float32 stays float32; the start is left as it was."""
     x = torch.ones(2, 2)
     found = ddim_invert(lambda xt, t: 0.5 * xt.double(), SCHEDULE, x, [60, 30, 0])
     assert found.dtype == torch.float32
     assert torch.equal(x, torch.ones(2, 2))
-    with pytest.raises(FloatingPointError, match=re.escape("NaN or infinity at t = 30 (step 2 of 2)")):
-        ddim_invert(lambda xt, t: xt * float("nan"), SCHEDULE, x, [60, 30, 0])
+    for bad, message in ((30, "at t = 30 (step 1 of 3)"), (60, "at t = 60 (step 2 of 3)")):
+        with pytest.raises(FloatingPointError, match=re.escape(f"NaN or infinity {message}")):
+            ddim_invert(lambda xt, t: xt / (t[0] != bad), SCHEDULE, x, [90, 60, 30, 0])  # noqa: B023
