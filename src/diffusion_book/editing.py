@@ -73,9 +73,12 @@ def repaint(
     Returns:
         x_0 [B, …]; on the mask it is `known`.
 
+    Raises:
+        ValueError: resamplings or jump is below 1; mask is not bool; known or mask does not fit x_t.
+
     Source: Lugmayr et al. 2022, algorithm 1.
     """
-    if resamplings < 1 or jump < 1:
+    if not (resamplings >= 1 and jump >= 1):
         raise ValueError(f"resamplings and jump must be at least 1, got {resamplings} and {jump}")
     _check_mask(mask)
     times = check_times(schedule, times)
@@ -152,7 +155,8 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
         [B, …].
 
     Raises:
-        ValueError: the shapes differ, or two vectors are opposite, between which every arc is as short.
+        ValueError: the shapes differ, w is not finite or of another number of examples, or two vectors are opposite,
+            between which every arc is as short.
     """
     if first.shape != second.shape:
         raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
@@ -163,6 +167,8 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
     theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
     theta = torch.where((x.norm(dim=1) > 0) & (y.norm(dim=1) > 0), theta, 0.0)
     share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
+    if not bool(torch.isfinite(share).all()):
+        raise ValueError(f"w must be finite (0 is the first, 1 the second), got {w}")
     if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):
         raise ValueError(f"w must be one number or one for each of the {len(first)} examples, got {tuple(share.shape)}")
     safe = torch.where(theta > 0, theta, 1.0)

@@ -45,6 +45,9 @@ def ddpm(
 
     Returns:
         x_0 [B, …], without noise: the last step returns x̂0 itself.
+
+    Raises:
+        ValueError: variance is another; or it is "learned" and the denoiser says none.
     """
     if variance not in ("small", "large", "learned"):
         raise ValueError(f"variance must be 'small', 'large' or 'learned', got {variance!r}")
