@@ -58,6 +58,9 @@ def from_network(
         y: [B] class labels; the batch that is sampled must then have B examples.
         x0_max: clip x̂0 to ±x0_max; 1.0 for images in [−1, 1], None for data without bounds.
         conditions: further inputs by the network's own names, such as context=[B, L, D].
+
+    Raises:
+        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`.
     """
     _known(prediction)
 
@@ -85,6 +88,9 @@ def from_network_with_variance(
 
     The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1). Every other sampler
     takes the x̂0 and leaves v aside; all guidance runs on it, as `on_x0` says.
+
+    Raises:
+        ValueError: as `from_network`; when it runs, the network returns another shape.
     """
     _known(prediction)
     read = _reader(prediction, schedule, x0_max)

@@ -161,6 +161,9 @@ def interval(
         guided: asked for times inside the interval only.
         plain: asked for times outside only. A batch that has times of both kinds needs both.
         sigma_low, sigma_high: 0 ≤ σ_low < σ_high; infinity, which is where a = 0, belongs to an infinite σ_high.
+
+    Raises:
+        ValueError: the interval is empty or its ends are no numbers.
     """
     if not 0 <= sigma_low < sigma_high:
         raise ValueError(f"expected 0 ≤ sigma_low < sigma_high, got {sigma_low} and {sigma_high}")
@@ -191,6 +194,9 @@ def rescale(guided: AnyDenoiser[Answer], conditional: AnyDenoiser[Answer], phi: 
         guided: what is to be rescaled.
         conditional: whose spread is taken.
         phi: 0 changes nothing, 1 makes the spread equal; 0.7 is their choice.
+
+    Raises:
+        ValueError: phi is outside [0, 1].
     """
     _check_phi(phi)
     return lambda xt, t: on_x0(lambda x, c: _rescaled(x, c, phi), guided(xt, t), conditional(xt, t))
@@ -205,6 +211,9 @@ def threshold(denoiser: AnyDenoiser[Answer], x0_max: float = 1.0, quantile: floa
         denoiser: of pictures whose numbers lie in ±x0_max.
         quantile: 1 clips ("static"). Below 1 an example whose |x̂0| has a quantile s beyond x0_max is first clipped
             to ±s and then divided by s/x0_max ("dynamic"; 0.995 is usual), which keeps detail where clipping is flat.
+
+    Raises:
+        ValueError: x0_max is not positive and finite, or the quantile is outside (0, 1].
     """
     if not (0 < x0_max < math.inf and 0 < quantile <= 1):
         raise ValueError(f"expected a finite x0_max > 0 and a quantile in (0, 1], got {x0_max} and {quantile}")
