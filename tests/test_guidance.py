@@ -353,6 +353,8 @@ def test_rescale_around_guidance_is_guidance_with_phi(generator):
     around = guidance.rescale(guidance.classifier_free(c, u, 5.0), c, 0.6)(xt, t)
     assert len(asked) == 3
     assert torch.equal(inside, around)
+    usual = guidance.rescale(guidance.classifier_free(c, u, 5.0), c, 0.7)(xt, t)
+    assert torch.equal(guidance.rescale(guidance.classifier_free(c, u, 5.0), c)(xt, t), usual)
 
 
 def test_a_constant_estimate_is_not_divided_by_its_spread():

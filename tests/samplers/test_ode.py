@@ -240,6 +240,14 @@ def test_the_callback_is_told_of_each_step_without_copies(function, schedule, dt
     assert len({step.xs.data_ptr() for step in steps}) == len(steps)
 
 
+@pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
+def test_the_tolerances_and_the_end_are_the_usual_ones_by_default(function, generator):
+    schedule, x = schedules.VP(), start_noise((3, 2), generator, torch.float64)
+    denoiser = denoise.exact(RING, schedule)
+    usual = function(denoiser, schedule, x, sigma_min=1e-3, rtol=1e-5, atol=1e-5)
+    assert torch.equal(function(denoiser, schedule, x), usual)
+
+
 @pytest.mark.parametrize("shape", [(3,), (0, 2), (2, 1, 3, 2, 2)])
 def test_any_shape_goes_there_and_back(shape, generator):
     schedule, x = schedules.VP(), start_noise(shape, generator, torch.float64)
