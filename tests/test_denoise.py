@@ -207,7 +207,7 @@ def test_the_likelihood_of_a_network_is_that_of_the_denoiser_that_it_is():
     torch.testing.assert_close(found, samplers.log_likelihood(exact, schedule, x0), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("x0_max", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("x0_max", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_range_that_is_none_is_refused(x0_max):
     with pytest.raises(ValueError, match="x0_max must be positive"):
         denoise.from_network(lambda xt, t: xt, schedules.linear(), "eps", x0_max=x0_max)

@@ -244,7 +244,7 @@ def test_a_mask_or_picture_that_does_not_fit_is_refused(mask, known, message):
         editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known, mask, generator)
 
 
-@pytest.mark.parametrize("bad", [{"resamplings": 0}, {"jump": 0}])
+@pytest.mark.parametrize("bad", [{"resamplings": 0}, {"jump": 0}, {"resamplings": math.nan}])
 def test_repaint_needs_a_round_and_a_step(bad):
     x, generator = noise(9, 5, 2)
     with pytest.raises(ValueError, match="resamplings and jump must be at least 1"):
@@ -373,6 +373,9 @@ def test_what_has_no_shortest_arc_is_refused(generator):
         editing.slerp(x, y, 0.5)
     with pytest.raises(ValueError, match=r"one shape, got \(3, 6\) and \(2, 6\)"):
         editing.slerp(x, y[:2], 0.5)
+    for w in (math.nan, math.inf, torch.tensor([0.5, math.nan, 1.0])):
+        with pytest.raises(ValueError, match=r"w must be finite \(0 is the first, 1 the second\), got"):
+            editing.slerp(x, x, w)
     with pytest.raises(ValueError, match=r"w must be one number or one for each of the 3 examples, got \(2,\)"):
         editing.slerp(x, x, torch.ones(2))
 

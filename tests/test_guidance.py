@@ -7,7 +7,7 @@ import torch
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
-from diffusion_book import denoise, guidance, schedules
+from diffusion_book import denoise, editing, guidance, schedules
 from diffusion_book.data import GaussianMixture
 from diffusion_book.samplers import ddim, ddpm, heun, karras_times, start_noise, uniform_times
 
@@ -353,6 +353,8 @@ def test_rescale_around_guidance_is_guidance_with_phi(generator):
     around = guidance.rescale(guidance.classifier_free(c, u, 5.0), c, 0.6)(xt, t)
     assert len(asked) == 3
     assert torch.equal(inside, around)
+    usual = guidance.rescale(guidance.classifier_free(c, u, 5.0), c, 0.7)(xt, t)
+    assert torch.equal(guidance.rescale(guidance.classifier_free(c, u, 5.0), c)(xt, t), usual)
 
 
 def test_a_constant_estimate_is_not_divided_by_its_spread():
@@ -431,6 +433,100 @@ def test_a_guided_denoiser_runs_under_a_sampler(generator):
     assert bool(((x.mean(0) - pair.mean[1]).abs() < 4 * 0.5 / n**0.5).all())
 
 
+# A learned variance --------------------------------------------------------------------------------------------
+
+
+def with_variance(x0_hat: float, v: float) -> denoise.AnyDenoiser[denoise.WithVariance]:
+    """x̂0 a multiple of x_t and v a constant, so that whose is whose shows."""
+    return lambda xt, t: denoise.WithVariance(x0_hat * xt, torch.full_like(xt, v))
+
+
+def plain(x0_hat: float) -> denoise.Denoiser:
+    return lambda xt, t: x0_hat * xt
+
+
+FIRST = torch.tensor([[True, False]])
+LOW, HIGH = float(SCHEDULE.sigma(17)), float(SCHEDULE.sigma(60))
+RULES = {  # from a maker of two denoisers to a guided one
+    "classifier-free": lambda c, u: guidance.classifier_free(c, u, 3.0),
+    "w = 1": lambda c, u: guidance.classifier_free(c, never, 1),
+    "phi": lambda c, u: guidance.classifier_free(c, u, 3.0, phi=0.7),
+    "own weights": lambda c, u: guidance.classifier_free(c, u, torch.linspace(0, 4, 16)),
+    "autoguidance": lambda c, u: guidance.autoguidance(c, u, 2.0),
+    "classifier": lambda c, u: guidance.classifier(c, SCHEDULE, log_prob_of(1, SCHEDULE), 2.0),
+    "rescale": lambda c, u: guidance.rescale(guidance.classifier_free(c, u, 3.0), c, 0.7),
+    "static": lambda c, u: guidance.threshold(c, 0.5),
+    "dynamic": lambda c, u: guidance.threshold(guidance.classifier_free(c, u, 3.0), 0.5, 0.6),
+    "inpaint": lambda c, u: editing.inpaint(guidance.classifier_free(c, u, 3.0), torch.ones(1, 2), FIRST),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_guidance_moves_x0_and_keeps_the_conditional_variance(rule, generator):
+    """x̂0 is that of the same rule on denoisers without a variance, and v is the conditional one's own."""
+    xt, t = batch(SCHEDULE, generator)
+    found = rule(with_variance(0.9, 0.25), with_variance(0.4, -0.5))(xt, t)
+    assert torch.equal(found.x0_hat, rule(plain(0.9), plain(0.4))(xt, t))
+    assert torch.equal(found.v, torch.full_like(xt, 0.25))
+
+
+def test_without_guidance_the_variance_is_the_unconditional_one(generator):
+    xt, t = batch(SCHEDULE, generator)
+    assert bool((guidance.classifier_free(never, with_variance(0.4, -0.5), 0)(xt, t).v == -0.5).all())
+
+
+def test_the_interval_has_the_variance_of_the_side_that_a_time_is_on(generator):
+    """Also in a batch with times on both sides: here 60 alone is inside."""
+    xt, t = batch(SCHEDULE, generator)
+    inside = (t == 60)[:, None]
+    mixed = guidance.interval(with_variance(0.9, 0.25), with_variance(0.4, -0.5), SCHEDULE, LOW, HIGH)
+    for times, keep in ((t, inside), (torch.full_like(t, 60), inside | True), (torch.full_like(t, 17), inside & False)):
+        found = mixed(xt, times)
+        assert torch.equal(found.x0_hat, torch.where(keep, 0.9 * xt, 0.4 * xt))
+        assert torch.equal(found.v, torch.where(keep, 0.25, -0.5).double().expand_as(xt))
+
+
+def two_outputs(xt: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """A network of ε and v, [B, 2C, …], whose label changes both."""
+    shift = y.to(xt).reshape(-1, *[1] * (xt.ndim - 1))
+    return torch.cat([torch.tanh(xt + shift), torch.sin(xt - shift) / (1 + shift)], 1)
+
+
+def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
+    """ε̂ = ε_∅ + w (ε_c − ε_∅), and log σ² between log β̃ and log β by the conditional v, as GLIDE's code has them."""
+    c, u = (
+        denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", torch.full((5,), label)) for label in (1, 2)
+    )
+    start, w = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), 2.5
+    found = ddpm(guidance.classifier_free(c, u, w), SCHEDULE, start, uniform_times(SCHEDULE, 100), generator, "learned")
+    again, x = torch.Generator().manual_seed(generator.initial_seed()), start
+    torch.randn(5, 3, 2, generator=again, dtype=torch.float64)
+    alpha_bar, beta = SCHEDULE.alpha_bar, SCHEDULE.beta
+    for t in range(100, 0, -1):
+        (eps_c, v), (eps_u, _) = (two_outputs(x, x, torch.full((5,), label)).chunk(2, 1) for label in (1, 2))
+        eps = eps_u + w * (eps_c - eps_u)
+        mean = (x - beta[t] / (1 - alpha_bar[t]).sqrt() * eps) / (1 - beta[t]).sqrt()
+        if t > 1:
+            small = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
+            log_variance = (v + 1) / 2 * beta[t].log() + (1 - v) / 2 * small.log()
+            noise = torch.randn(x.shape, generator=again, dtype=torch.float64)
+            x = mean + torch.exp(0.5 * log_variance) * noise
+    torch.testing.assert_close(found, mean, rtol=1e-9, atol=1e-9)
+
+
+def test_one_call_gives_the_variance_that_two_give(generator):
+    xt, t = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), torch.tensor([3, 20, 50, 80, 100])
+    y, null = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), 3)
+    c, u = (denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", labels) for labels in (y, null))
+    conditions = {"y": y}, {"y": null}
+    one = guidance.classifier_free_batched(two_outputs, SCHEDULE, "eps", *conditions, 3.0, learned_variance=True)
+    separate = guidance.classifier_free(c, u, 3.0)(xt, t)
+    torch.testing.assert_close(one(xt, t).x0_hat, separate.x0_hat, rtol=1e-12, atol=1e-12)
+    assert torch.equal(one(xt, t).v, separate.v)
+    aside = guidance.classifier_free_batched(two_outputs, SCHEDULE, "eps", *conditions, 3.0)
+    assert torch.equal(aside(xt, t), one(xt, t).x0_hat)
+
+
 # Bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -450,22 +546,27 @@ def test_weights_for_another_batch_are_refused(generator):
         guided(xt, t)
 
 
-@pytest.mark.parametrize("phi", [-0.1, 1.1, math.nan])
+@pytest.mark.parametrize("phi", [-0.1, 1.1, math.nan, math.inf])
 def test_a_bad_phi_is_refused(phi):
     for make in (lambda: guidance.classifier_free(never, never, 2.0, phi), lambda: guidance.rescale(never, never, phi)):
         with pytest.raises(ValueError, match=r"phi must lie in \[0, 1\]"):
             make()
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.5, math.nan), (math.inf, math.inf)]
+)
 def test_an_empty_interval_is_refused(low, high):
     with pytest.raises(ValueError, match="expected 0 ≤ sigma_low < sigma_high, got"):
         guidance.interval(never, never, SCHEDULE, low, high)
 
 
-@pytest.mark.parametrize(("x0_max", "quantile"), [(0.0, 1.0), (-1.0, 0.5), (1.0, 0.0), (1.0, 1.5)])
+@pytest.mark.parametrize(
+    ("x0_max", "quantile"),
+    [(0.0, 1.0), (-1.0, 0.5), (1.0, 0.0), (1.0, 1.5), (math.nan, 1.0), (math.inf, 0.5), (1.0, math.nan)],
+)
 def test_a_bad_threshold_is_refused(x0_max, quantile):
-    with pytest.raises(ValueError, match=r"expected x0_max > 0 and a quantile in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"expected a finite x0_max > 0 and a quantile in \(0, 1\]"):
         guidance.threshold(never, x0_max, quantile)
 
 

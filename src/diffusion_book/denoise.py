@@ -4,6 +4,7 @@ A network, an exact mixture and a guided combination of networks all become the 
 so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; chapter 6 builds both makers.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import NamedTuple, Protocol, TypeVar
@@ -18,14 +19,17 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
 
 
-Answer = TypeVar("Answer")
-
-
 class WithVariance(NamedTuple):
     """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`."""
 
     x0_hat: Tensor
     v: Tensor
+
+
+Answer = TypeVar("Answer", Tensor, WithVariance)
+
+AnyDenoiser = Callable[[Tensor, Tensor], Answer]
+"""A denoiser of either kind, with or without a learned variance; guidance returns the kind that it is given."""
 
 
 class ExactPosteriorMean(Protocol):
@@ -54,6 +58,9 @@ def from_network(
         y: [B] class labels; the batch that is sampled must then have B examples.
         x0_max: clip x̂0 to ±x0_max; 1.0 for images in [−1, 1], None for data without bounds.
         conditions: further inputs by the network's own names, such as context=[B, L, D].
+
+    Raises:
+        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`.
     """
     _known(prediction)
 
@@ -76,10 +83,14 @@ def from_network_with_variance(
     y: Tensor | None = None,
     x0_max: float | None = None,
     **conditions: Tensor | None,
-) -> Callable[[Tensor, Tensor], WithVariance]:
+) -> AnyDenoiser[WithVariance]:
     """The same for a network with learned variance, for `samplers.ddpm` with variance="learned" (chapter 4).
 
-    The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1).
+    The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1). Every other sampler
+    takes the x̂0 and leaves v aside; all guidance runs on it, as `on_x0` says.
+
+    Raises:
+        ValueError: as `from_network`; when it runs, the network returns another shape.
     """
     _known(prediction)
     read = _reader(prediction, schedule, x0_max)
@@ -103,8 +114,10 @@ def _reader(
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`to_x0` from (output, x_t, t), which remembers its two numbers for the times that samplers come back to."""
 
-    if x0_max is not None and not x0_max > 0:
-        raise ValueError(f"x0_max must be positive, such as 1.0 for images in [−1, 1], or None; got {x0_max}")
+    if x0_max is not None and not 0 < x0_max < math.inf:
+        raise ValueError(
+            f"x0_max must be positive and finite, such as 1.0 for images in [−1, 1], or None; got {x0_max}"
+        )
 
     @cache
     @torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give
@@ -121,7 +134,7 @@ def _reader(
     return read
 
 
-def _where_asked(denoiser: Callable[[Tensor, Tensor], Answer]) -> Callable[[Tensor, Tensor], Answer]:
+def _where_asked(denoiser: AnyDenoiser[Answer]) -> AnyDenoiser[Answer]:
     """Keep a graph for autograd where x_t requires a gradient, as likelihoods do (chapter 15), and not in sampling."""
 
     @wraps(denoiser)
@@ -139,6 +152,20 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
         return data.posterior_mean(xt, schedule.a(t, like=xt), schedule.b(t, like=xt))
 
     return denoiser
+
+
+def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVariance) -> Answer:
+    """What a rule makes of the x̂0 of denoisers' answers, with the learned variance of the first, if it has one.
+
+    This is how guidance treats a variance: it moves the mean of a reverse step and keeps the conditional denoiser's v.
+    Chapter 8.
+
+    Args:
+        rule: from as many x̂0 [B, …] as there are answers to one.
+        first, others: what denoisers returned; v is taken from `first` alone.
+    """
+    x0_hat = rule(*(answer.x0_hat if isinstance(answer, WithVariance) else answer for answer in (first, *others)))
+    return first._replace(x0_hat=x0_hat) if isinstance(first, WithVariance) else x0_hat
 
 
 def _twice_the_channels(xt: Tensor) -> tuple[int, ...]:

@@ -10,34 +10,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser
+from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule, expand
 
 
-def inpaint(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
     """x̂0 with the known part put in its place, for any sampler (chapter 14).
 
     The known part of the result is exact. The unknown part hears of it only through x_t, so seams remain: `repaint`
     brings the two together.
 
     Args:
+        denoiser: (x_t, t) → x̂0, which knows nothing of the mask.
         known: [B, …] or [1, …]; what it holds outside the mask does not matter, even NaN.
         mask: bool, of a shape that broadcasts to x_t; True where `known` is to be kept.
 
     Raises:
         ValueError: mask is not bool; when it runs, known or mask does not fit x_t.
 
-    Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, where the
-    operator is a mask.
+    Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, section 3.1
+    with the mask of section 3.2 for its operator.
     """
     _check_mask(mask)
 
-    def inpainted(xt: Tensor, t: Tensor) -> Tensor:
+    def inpainted(xt: Tensor, t: Tensor) -> Answer:
         keep, wanted = _fit(xt, known, mask)
-        return torch.where(keep, wanted, denoiser(xt, t))
+        return on_x0(lambda x0_hat: torch.where(keep, wanted, x0_hat), denoiser(xt, t))
 
     return inpainted
 
@@ -72,9 +73,12 @@ def repaint(
     Returns:
         x_0 [B, …]; on the mask it is `known`.
 
+    Raises:
+        ValueError: resamplings or jump is below 1; mask is not bool; known or mask does not fit x_t.
+
     Source: Lugmayr et al. 2022, algorithm 1.
     """
-    if resamplings < 1 or jump < 1:
+    if not (resamplings >= 1 and jump >= 1):
         raise ValueError(f"resamplings and jump must be at least 1, got {resamplings} and {jump}")
     _check_mask(mask)
     times = check_times(schedule, times)
@@ -151,7 +155,8 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
         [B, …].
 
     Raises:
-        ValueError: the shapes differ, or two vectors are opposite, between which every arc is as short.
+        ValueError: the shapes differ, w is not finite or of another number of examples, or two vectors are opposite,
+            between which every arc is as short.
     """
     if first.shape != second.shape:
         raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
@@ -162,6 +167,8 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
     theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
     theta = torch.where((x.norm(dim=1) > 0) & (y.norm(dim=1) > 0), theta, 0.0)
     share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
+    if not bool(torch.isfinite(share).all()):
+        raise ValueError(f"w must be finite (0 is the first, 1 the second), got {w}")
     if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):
         raise ValueError(f"w must be one number or one for each of the {len(first)} examples, got {tuple(share.shape)}")
     safe = torch.where(theta > 0, theta, 1.0)

@@ -2,16 +2,18 @@
 
 Guidance moves x̂0 along a difference: between what two networks say, or along the gradient of a classifier. In terms
 of x̂0 every rule here is one line, because x̂0, ε̂, v and the score are affine in one another at fixed x_t and t.
-Chapter 8 derives them, and shows what they do not do: a guided score is, in general, of no noised distribution.
+A learned variance is left as the conditional denoiser has it, which is what GLIDE's code does.
+Chapter 8 derives the rules, and shows what they do not do: a guided score is, in general, of no noised distribution.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser, from_network
+from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
 from diffusion_book.process import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
 
@@ -19,7 +21,9 @@ Weight = float | Tensor
 """How much guidance: one number, or [B], one for each example. 1 is none."""
 
 
-def classifier_free(conditional: Denoiser, unconditional: Denoiser, w: Weight, phi: float = 0.0) -> Denoiser:
+def classifier_free(
+    conditional: AnyDenoiser[Answer], unconditional: AnyDenoiser[Answer], w: Weight, phi: float = 0.0
+) -> AnyDenoiser[Answer]:
     """x̂0 = u + w (c − u): from the unconditional estimate u to the conditional one c, and beyond (chapter 8).
 
     A negative condition is one to move away from: pass its denoiser in the place of the unconditional one.
@@ -29,8 +33,9 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, w: Weight, p
 
     Args:
         conditional, unconditional: from (x_t [B, …], t [B]) to x̂0 [B, …].
-        w: 1 is the conditional denoiser itself and 0 the unconditional one, each without asking the other. Papers
-            that write (1 + s) c − s u, with s = 0 for none, mean w = 1 + s. With [B] numbers each example has its own.
+        w: 1 is the conditional denoiser itself and 0 the unconditional one, v and all, each without asking the other.
+            Papers that write (1 + s) c − s u, with s = 0 for none, mean w = 1 + s. With [B] numbers each example has
+            its own.
         phi: how far to bring back the spread of c, from 0 to 1; as `rescale`, but c is asked once.
 
     Raises:
@@ -51,7 +56,8 @@ def classifier_free_batched(
     w: Weight,
     phi: float = 0.0,
     x0_max: float | None = None,
-) -> Denoiser:
+    learned_variance: bool = False,
+) -> AnyDenoiser[Any]:
     """`classifier_free` on one network, asked once with a batch of 2B rather than twice with B (chapter 8).
 
     On an accelerator one call of twice the size is faster; it takes twice the memory of activations.
@@ -61,6 +67,13 @@ def classifier_free_batched(
         conditional: the network's conditions by name, such as {"y": y} with y [B].
         unconditional: the same names and shapes, such as {"y": torch.full_like(y, classes)} for the null class.
         w, phi: as in `classifier_free`.
+        learned_variance: return the conditional v beside x̂0, as `denoise.from_network_with_variance` does.
+
+    Raises:
+        ValueError: as `classifier_free`; or the conditions do not share names and shapes; when it runs, they are for
+            another number of examples than x_t has.
+
+    Source: Ho and Salimans 2022, equation 6.
     """
     _check_weight(w)
     _check_phi(phi)
@@ -70,32 +83,40 @@ def classifier_free_batched(
             f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
         )
     both = {name: torch.cat([conditional[name], unconditional[name]]) for name in conditional}
-    pair = from_network(network, schedule, prediction, x0_max=x0_max, **both)
+    make = from_network_with_variance if learned_variance else from_network
+    pair: AnyDenoiser[Any] = make(network, schedule, prediction, x0_max=x0_max, **both)
     count = len(next(iter(conditional.values())))
 
-    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    def denoiser(xt: Tensor, t: Tensor) -> Any:
         if len(xt) != count:
             raise ValueError(f"the conditions are for {count} examples, got x_t with {len(xt)}")
-        c, u = pair(torch.cat([xt, xt]), torch.cat([t, t])).chunk(2)
-        return _rescaled(u + _weight(w, xt) * (c - u), c, phi)
+        c, u = _halves(pair(torch.cat([xt, xt]), torch.cat([t, t])))
+        return on_x0(lambda c, u: _beyond(c, u, _weight(w, xt), phi), c, u)
 
     return denoiser
 
 
-def autoguidance(good: Denoiser, bad: Denoiser, w: Weight) -> Denoiser:
+def autoguidance(good: AnyDenoiser[Answer], bad: AnyDenoiser[Answer], w: Weight) -> AnyDenoiser[Answer]:
     """x̂0 = bad + w (good − bad): away from a worse version of the same model (chapter 8).
 
     The bad one is smaller or less trained and makes the good one's mistakes, larger. Both have the same condition,
     or none, so this sharpens without pulling towards a class.
 
-    Source: Karras et al. 2024, “Guiding a diffusion model with a bad version of itself”.
+    Args:
+        good, bad: from (x_t [B, …], t [B]) to x̂0 [B, …].
+        w: 1 is the good denoiser itself and 0 the bad one, each without asking the other; above 1 goes beyond.
+
+    Raises:
+        ValueError: w is not finite; when it runs, the two disagree in shape.
+
+    Source: Karras et al. 2024, “Guiding a diffusion model with a bad version of itself”, section 4.
     """
     return _extrapolate(good, bad, w, 0.0)
 
 
 def classifier(
-    denoiser: Denoiser, schedule: Schedule, log_prob: Callable[[Tensor, Tensor], Tensor], w: Weight = 1.0
-) -> Denoiser:
+    denoiser: AnyDenoiser[Answer], schedule: Schedule, log_prob: Callable[[Tensor, Tensor], Tensor], w: Weight = 1.0
+) -> AnyDenoiser[Answer]:
     """x̂0 + w (b²/a) ∇ log p(y|x_t), by Bayes and Tweedie (Dhariwal and Nichol 2021, section 4). Chapter 8.
 
     With the exact classifier of noisy x_t and w = 1 it is the exact conditional denoiser.
@@ -112,21 +133,26 @@ def classifier(
     """
     _check_weight(w)
 
-    def guided(xt: Tensor, t: Tensor) -> Tensor:
+    def guided(xt: Tensor, t: Tensor) -> Answer:
         a, b = schedule.a(t), schedule.b(t)
         if bool((a == 0).any()):
             raise ValueError(
                 "a classifier cannot guide where a(t) = 0: the gradient is 0 there and b²/a infinite; leave that time "
                 "to the plain denoiser with interval(guided, plain, schedule, 0, sigma_high), or start below T"
             )
-        return denoiser(xt, t) + _weight(w, xt) * expand(b**2 / a, xt) * _gradient(log_prob, xt, t)
+        shift = _weight(w, xt) * expand(b**2 / a, xt) * _gradient(log_prob, xt, t)
+        return on_x0(lambda x0_hat: x0_hat + shift, denoiser(xt, t))
 
     return guided
 
 
 def interval(
-    guided: Denoiser, plain: Denoiser, schedule: Schedule, sigma_low: float, sigma_high: float = math.inf
-) -> Denoiser:
+    guided: AnyDenoiser[Answer],
+    plain: AnyDenoiser[Answer],
+    schedule: Schedule,
+    sigma_low: float,
+    sigma_high: float = math.inf,
+) -> AnyDenoiser[Answer]:
     """Guidance only where σ_low < σ_t ≤ σ_high, with σ = b/a (Kynkäänniemi et al. 2024, section 3). Chapter 8.
 
     At high noise guidance throws samples together, at low noise it changes little: both cost quality or time.
@@ -135,23 +161,29 @@ def interval(
         guided: asked for times inside the interval only.
         plain: asked for times outside only. A batch that has times of both kinds needs both.
         sigma_low, sigma_high: 0 ≤ σ_low < σ_high; infinity, which is where a = 0, belongs to an infinite σ_high.
+
+    Raises:
+        ValueError: the interval is empty or its ends are no numbers.
     """
     if not 0 <= sigma_low < sigma_high:
         raise ValueError(f"expected 0 ≤ sigma_low < sigma_high, got {sigma_low} and {sigma_high}")
 
-    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    def denoiser(xt: Tensor, t: Tensor) -> Answer:
         sigma = schedule.sigma(t)
         inside = (sigma > sigma_low) & (sigma <= sigma_high)
         if bool(inside.all()):
             return guided(xt, t)
         if not bool(inside.any()):
             return plain(xt, t)
-        return torch.where(expand(inside, xt).bool(), guided(xt, t), plain(xt, t))
+        keep, x, y = expand(inside, xt).bool(), guided(xt, t), plain(xt, t)
+        if isinstance(x, WithVariance) and isinstance(y, WithVariance):
+            return WithVariance(*(torch.where(keep, *parts) for parts in zip(x, y)))
+        return torch.where(keep, x, y)
 
     return denoiser
 
 
-def rescale(guided: Denoiser, conditional: Denoiser, phi: float = 0.7) -> Denoiser:
+def rescale(guided: AnyDenoiser[Answer], conditional: AnyDenoiser[Answer], phi: float = 0.7) -> AnyDenoiser[Answer]:
     """Give x̂0 the spread that the conditional one has (Lin et al. 2024, section 3.4). Chapter 8.
 
     Guidance makes x̂0 too large, and pictures too bright: here it is multiplied by φ std(c)/std(guided) + 1 − φ, the
@@ -162,12 +194,15 @@ def rescale(guided: Denoiser, conditional: Denoiser, phi: float = 0.7) -> Denois
         guided: what is to be rescaled.
         conditional: whose spread is taken.
         phi: 0 changes nothing, 1 makes the spread equal; 0.7 is their choice.
+
+    Raises:
+        ValueError: phi is outside [0, 1].
     """
     _check_phi(phi)
-    return lambda xt, t: _rescaled(guided(xt, t), conditional(xt, t), phi)
+    return lambda xt, t: on_x0(lambda x, c: _rescaled(x, c, phi), guided(xt, t), conditional(xt, t))
 
 
-def threshold(denoiser: Denoiser, x0_max: float = 1.0, quantile: float = 1.0) -> Denoiser:
+def threshold(denoiser: AnyDenoiser[Answer], x0_max: float = 1.0, quantile: float = 1.0) -> AnyDenoiser[Answer]:
     """Bring a guided x̂0 back into ±x0_max (Saharia et al. 2022, section 2.3 and appendix A.2). Chapter 8.
 
     Guidance leaves the range of the data even where both of its networks are clipped to it, so this goes outermost.
@@ -176,36 +211,50 @@ def threshold(denoiser: Denoiser, x0_max: float = 1.0, quantile: float = 1.0) ->
         denoiser: of pictures whose numbers lie in ±x0_max.
         quantile: 1 clips ("static"). Below 1 an example whose |x̂0| has a quantile s beyond x0_max is first clipped
             to ±s and then divided by s/x0_max ("dynamic"; 0.995 is usual), which keeps detail where clipping is flat.
-    """
-    if not (x0_max > 0 and 0 < quantile <= 1):
-        raise ValueError(f"expected x0_max > 0 and a quantile in (0, 1], got {x0_max} and {quantile}")
 
-    def inside(xt: Tensor, t: Tensor) -> Tensor:
-        x0_hat = denoiser(xt, t)
+    Raises:
+        ValueError: x0_max is not positive and finite, or the quantile is outside (0, 1].
+    """
+    if not (0 < x0_max < math.inf and 0 < quantile <= 1):
+        raise ValueError(f"expected a finite x0_max > 0 and a quantile in (0, 1], got {x0_max} and {quantile}")
+
+    def inside(x0_hat: Tensor) -> Tensor:
         if quantile == 1:
             return clip(x0_hat, x0_max)
         s = expand(x0_hat.abs().flatten(1).quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
-        inside = torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
-        return inside.add_(x0_hat, alpha=0)  # as in `clip`
+        clipped = torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
+        return clipped.add_(x0_hat, alpha=0)  # as in `clip`
 
-    return inside
+    return lambda xt, t: on_x0(inside, denoiser(xt, t))
 
 
-def _extrapolate(to: Denoiser, start: Denoiser, w: Weight, phi: float) -> Denoiser:
+def _extrapolate(to: AnyDenoiser[Answer], start: AnyDenoiser[Answer], w: Weight, phi: float) -> AnyDenoiser[Answer]:
     """start + w (to − start), with the spread of `to`; what w leaves out is not asked."""
     _check_weight(w)
 
-    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    def denoiser(xt: Tensor, t: Tensor) -> Answer:
         if isinstance(w, int | float) and w == 1:
             return to(xt, t)
         if isinstance(w, int | float) and w == 0 and phi == 0:
             return start(xt, t)
-        x, y = to(xt, t), start(xt, t)
-        if x.shape != y.shape:
-            raise ValueError(f"two denoisers must return x̂0 of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-        return _rescaled(y + _weight(w, xt) * (x - y), x, phi)
+        return on_x0(lambda x, y: _beyond(x, y, _weight(w, xt), phi), to(xt, t), start(xt, t))
 
     return denoiser
+
+
+def _beyond(x: Tensor, y: Tensor, w: Weight, phi: float) -> Tensor:
+    if x.shape != y.shape:
+        raise ValueError(f"two denoisers must return x̂0 of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    return _rescaled(y + w * (x - y), x, phi)
+
+
+def _halves(answer: Answer) -> tuple[Answer, Answer]:
+    """A batch of 2B as two of B."""
+    if isinstance(answer, WithVariance):
+        first, second = (WithVariance(*half) for half in zip(*(part.chunk(2) for part in answer)))
+    else:
+        first, second = answer.chunk(2)
+    return first, second
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:

@@ -125,6 +125,72 @@ def test_data_at_one_point_is_found_exactly_on_every_schedule_and_grid(name, sch
             assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
 
 
+@pytest.fixture
+def same_noise(monkeypatch) -> None:
+    """What a seed draws in single precision is what it draws in double, rounded."""
+
+    def randn_like(x: torch.Tensor, generator: process.Generators) -> torch.Tensor:
+        return process.randn_like(x.double(), generator).to(x.dtype)
+
+    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
+        monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", randn_like)
+
+
+def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, prediction: process.Prediction):
+    """What knows E[x0 | x_t] and says it as this face, from what networks are told: the clock, and "F" a scaled x_t."""
+
+    def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
+        t = clock
+        if isinstance(schedule, schedules.EDM):
+            t = (4 * clock).exp()
+        elif float(schedule.clock(torch.tensor(schedule.T))) != schedule.T:
+            t = schedule.T / 1000 * clock
+        t = t.clamp(max=schedule.T)
+        if prediction == "F":
+            x = torch.hypot(schedule.sigma_data * schedule.a(t, like=x), schedule.b(t, like=x)) * x
+        return process.from_x0(prediction, exact(x, t), schedule, x, t)
+
+    return network
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+@every_sampler
+def test_every_prediction_on_every_grid_is_the_exact_denoiser(name, schedule, same_noise):
+    """A perfect network of any face walks as the denoiser that it is: alone as amid others, in single as in double.
+
+    Where nothing of x0 is left at T, ε and the score cannot say it, and that is told.
+    """
+    grids = GRIDS if isinstance(schedule, schedules.Discrete) else [g for g in GRIDS if g is not leading_times]
+    on_grid, schedule = schedule, on(name, schedule) if isinstance(schedule, schedules.Discrete) else schedule
+    exact = denoise.exact(RING, schedule)
+
+    def sample(denoiser: denoise.Denoiser, seeds: list[int], dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        x = start_noise((len(seeds), 2), process.seeded(seeds), torch.float64, schedule=schedule).to(dtype)
+        seen: list[Step] = []
+        found = SAMPLERS[name](denoiser, schedule, x, times, process.seeded(seeds), seen.append)
+        assert torch.equal(found, seen[-1].x0_hat)  # so the last step left no noise
+        assert found.dtype == dtype
+        assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
+        return found
+
+    for grid in grids:
+        times = grid(on_grid, 3)
+        expected = sample(exact, [1, 2])
+        for prediction in process.PREDICTIONS:
+            network = perfect_network(exact, schedule, prediction)
+            denoiser = denoise.from_network(network, schedule, prediction)
+            if prediction in ("eps", "score") and schedule.ends_in_noise:
+                with pytest.raises(ValueError, match=f"x0 cannot be read off {prediction}"):
+                    sample(denoiser, [2])
+                continue
+            torch.testing.assert_close(sample(denoiser, [2])[0], expected[1], rtol=0, atol=1e-11)
+            if grid in (uniform_times, quadratic_times):
+                # A rounding is 6e-8 of x_t, and b/a times that where x̂0 is read off ε; the ring's modes magnify it.
+                large = float(schedule.sigma(schedule.T)) if prediction in ("eps", "score") else schedule.prior_std
+                single = sample(denoiser, [1, 2], torch.float32)
+                torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-5 + 1e-6 * large)
+
+
 @pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
 @every_sampler
 def test_the_ring_is_sampled_on_every_schedule(name, schedule):
@@ -137,6 +203,20 @@ def test_the_ring_is_sampled_on_every_schedule(name, schedule):
     distance = torch.cdist(found, RING.mean).min(1).values
     assert distance.max().item() < 4.5 * 0.15
     assert len(set(torch.cdist(found, RING.mean).argmin(1).tolist())) == 8  # all of them, by 64 examples
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddpm-learned"])
+def test_a_learned_variance_is_left_aside_by_who_has_no_use_for_it(name):
+    schedule, exact = on(name), denoise.exact(RING, on(name))
+
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
+        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, float("nan")))
+
+    found, expected = (
+        SAMPLERS[name](denoiser, schedule, *noise(0)[:1], uniform_times(SCHEDULE, 9), noise(0)[1])
+        for denoiser in (with_variance, exact)
+    )
+    assert torch.equal(found, expected)
 
 
 @every_sampler
@@ -236,17 +316,11 @@ def test_what_goes_in_as_float32_comes_out_as_float32(name, dtype):
 
 @pytest.mark.parametrize("schedule", [schedules.linear(), schedules.cosine(), schedules.Flow()], ids=repr)
 @every_sampler
-def test_single_precision_follows_double(name, schedule, monkeypatch):
+def test_single_precision_follows_double(name, schedule, same_noise):
     """Also on the cosine schedule, whose σ at T is 20,000: no step may subtract numbers of that size.
 
     The same noise is drawn for both. The denoiser contracts, so that the rounding of each step is all that differs.
     """
-
-    def same_noise(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
-
-    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
-        monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", same_noise)
     if name in CONTINUOUS_ONLY and isinstance(schedule, schedules.Discrete):
         schedule = schedule.continuous()
     for steps in (3, 20):
@@ -469,10 +543,11 @@ def test_combine_keeps_half_precision_in_its_range(generator):
 
 
 def test_inversion_is_checked_like_every_walk():
-    """NaN named with its step, counted as the grid has them; float32 stays float32; the start is left as it was."""
+    """NaN named with its step, counted from the data; float32 stays float32; the start is left as it was."""
     x = torch.ones(2, 2)
     found = ddim_invert(lambda xt, t: 0.5 * xt.double(), SCHEDULE, x, [60, 30, 0])
     assert found.dtype == torch.float32
     assert torch.equal(x, torch.ones(2, 2))
-    with pytest.raises(FloatingPointError, match=re.escape("NaN or infinity at t = 30 (step 2 of 2)")):
-        ddim_invert(lambda xt, t: xt * float("nan"), SCHEDULE, x, [60, 30, 0])
+    for bad, message in ((30, "at t = 30 (step 1 of 3)"), (60, "at t = 60 (step 2 of 3)")):
+        with pytest.raises(FloatingPointError, match=re.escape(f"NaN or infinity {message}")):
+            ddim_invert(lambda xt, t: xt / (t[0] != bad), SCHEDULE, x, [90, 60, 30, 0])  # noqa: B023

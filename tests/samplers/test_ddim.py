@@ -164,7 +164,7 @@ def test_without_noise_no_generator_is_used(generator):
     assert torch.equal(first, ddim(lambda xt, t: xt.tanh(), schedule, x, uniform_times(schedule, 9)))
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan"), float("inf")])
 def test_eta_outside_its_range_is_refused(eta):
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\] \(0 deterministic, 1 ancestral\), got"):
         ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], eta, torch.Generator())
@@ -228,7 +228,7 @@ def test_inversion_from_where_nothing_is_left_is_refused():
         ddim_invert(lambda xt, t: xt, schedule, torch.zeros(1, 1), uniform_times(schedule, 4))
 
 
-@pytest.mark.parametrize("iterations", [0, -1])
+@pytest.mark.parametrize("iterations", [0, -1, float("nan")])
 def test_inversion_without_an_iteration_is_refused(iterations):
     with pytest.raises(ValueError, match="iterations must be at least 1, got"):
         ddim_invert(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], iterations)

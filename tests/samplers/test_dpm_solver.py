@@ -249,10 +249,12 @@ def test_an_order_that_there_is_not_is_refused(order):
         dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order)
 
 
-@pytest.mark.parametrize("eta", [-0.5, float("nan")])
-def test_a_negative_eta_is_refused(eta):
-    with pytest.raises(ValueError, match=r"eta must not be negative \(0 is the ODE, 1 the SDE\), got"):
-        dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], eta=eta)
+@pytest.mark.parametrize("eta", [-0.5, float("nan"), float("inf")])
+def test_a_negative_or_infinite_eta_is_refused(eta):
+    with pytest.raises(ValueError, match=r"eta must be finite and not negative \(0 is the ODE, 1 the SDE\), got"):
+        dpm_solver(
+            lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], eta=eta, generator=torch.Generator()
+        )
 
 
 def test_noise_without_a_generator_is_refused():

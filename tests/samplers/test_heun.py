@@ -215,10 +215,17 @@ def test_churn_keeps_the_noise_level_of_a_point_of_data(generator):
         assert (step.xs - 0.7).std().item() == pytest.approx(step.s, rel=4 / (2 * n) ** 0.5)
 
 
-@pytest.mark.parametrize("churn", [-1.0, float("nan")])
-def test_a_negative_churn_is_refused(churn):
-    with pytest.raises(ValueError, match="churn must not be negative, got"):
-        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], churn)
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_churn_and_its_noise_are_finite_and_not_negative(bad):
+    for options in ({"churn": bad}, {"churn": 5.0, "churn_noise": bad}):
+        with pytest.raises(ValueError, match="churn and churn_noise must be finite and not negative, got"):
+            heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], **options, generator=torch.Generator())
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
+def test_a_range_for_churn_that_is_none_is_refused(low, high):
+    with pytest.raises(ValueError, match="expected 0 ≤ churn_from ≤ churn_to, which are noises σ, got"):
+        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], 5.0, low, high, generator=torch.Generator())
 
 
 @pytest.mark.parametrize("fall", [1.0, 0.0, float("nan")])

@@ -2,15 +2,18 @@
 
 import math
 import re
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 from torch.distributions import Normal
 
 from diffusion_book import denoise, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.process import seeded
-from diffusion_book.samplers import encode, log_likelihood, probability_flow, start_noise, unipc
+from diffusion_book.samplers import Step, encode, log_likelihood, probability_flow, start_noise, unipc
 
 RING = ring_of_gaussians(count=3, radius=1.0, std=0.4)
 CONTINUOUS = [
@@ -145,13 +148,111 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal(generator):
     torch.testing.assert_close(found, log_likelihood(denoiser, schedule, x0), rtol=0, atol=1e-8)
 
 
-def test_a_seed_belongs_to_its_example(generator):
-    schedule, x0 = schedules.Flow(), RING.sample(4, generator)
+@every_schedule
+@pytest.mark.parametrize("seeds", [[7], [3, 7, 5], [1, 2, 3, 4, 5, 6, 7]], ids=len)
+def test_an_examples_seed_is_its_own_in_any_batch_and_position(schedule, seeds):
+    """Alone, amid three and at the end of seven, whose steps are others: to rounding, at a tolerance of 1e-3."""
+    denoiser, place = denoise.exact(RING, schedule), seeds.index(7)
+
+    def everything(seeds: list[int]) -> list[torch.Tensor]:
+        x = start_noise((len(seeds), 2), seeded(seeds), torch.float64, schedule=schedule)
+        x0 = probability_flow(denoiser, schedule, x, rtol=1e-3, atol=1e-3)
+        x_T = encode(denoiser, schedule, x0, rtol=1e-3, atol=1e-3) / schedule.prior_std
+        log_p = log_likelihood(denoiser, schedule, x0, "hutchinson", seeded(seeds), rtol=1e-3, atol=1e-3)
+        return [x0, x_T, log_p]
+
+    for together, alone in zip(everything(seeds), everything([7])):
+        torch.testing.assert_close(together[place], alone[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+@pytest.mark.parametrize("function", [probability_flow, encode])
+def test_its_steps_are_those_of_scipy(function, tolerance, generator):
+    """The same angles and the same points, for each example: of scipy's RK45 on that example alone."""
+    schedule, denoiser, sigma_min = schedules.Flow(), denoise.exact(RING, schedules.Flow()), 1e-2
+    x, seen = start_noise((4, 2), generator, torch.float64), []
+    function(denoiser, schedule, x, sigma_min, tolerance, tolerance, seen.append)
+
+    def velocity(phi: float, y: np.ndarray) -> np.ndarray:
+        a, b = math.cos(phi), math.sin(phi)
+        x0_hat = RING.posterior_mean(torch.from_numpy(y)[None], *torch.tensor([a, b], dtype=torch.float64))[0]
+        return (a * y - x0_hat.numpy()) / b
+
+    ends = [math.atan(sigma_min), math.pi / 2]
+    back = function is probability_flow
+    for example in range(4):
+        start = (1.0 if back else math.cos(ends[0])) * x[example].numpy()
+        first_step = (ends[1] - ends[0]) / 100
+        theirs = solve_ivp(
+            velocity, ends[::-1] if back else ends, start, rtol=tolerance, atol=tolerance, first_step=first_step
+        )
+        ours = [step for step in seen[: -1 if back else None] if step.s[example] != step.t[example]]
+        assert len(ours) == len(theirs.t) - 1
+        t = torch.stack([step.s[example] for step in ours])
+        phi = torch.atan2(t, 1 - t)
+        torch.testing.assert_close(phi, torch.from_numpy(theirs.t[1:]), rtol=0, atol=1e-9)
+        y = torch.stack([step.xs[example] for step in ours]) / torch.hypot(t, 1 - t)[:, None]
+        torch.testing.assert_close(y, torch.from_numpy(theirs.y.T[1:]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_schedule
+@pytest.mark.parametrize("function", [probability_flow, encode])
+def test_the_callback_is_told_of_each_step_without_copies(function, schedule, dtype, generator):
+    """From where the last one ended, for each example; with the x̂0 at its end; and it costs no evaluation."""
+    exact, calls = denoise.exact(RING, schedule), []
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(t)
+        return exact(xt, t)
+
+    back = function is probability_flow
+    x = start_noise((3, 2), generator, dtype, schedule=schedule) if back else RING.sample(3, generator).to(dtype)
+    silent = function(denoiser, schedule, x, rtol=1e-3, atol=1e-3)
+    evaluations, steps, copies = len(calls), [], []
+
+    def callback(step: Step) -> None:
+        steps.append(step)
+        copies.append([step.xs.clone(), step.x0_hat.clone()])
+
+    found = function(denoiser, schedule, x, rtol=1e-3, atol=1e-3, callback=callback)
+    assert torch.equal(found, silent)
+    assert len(calls) == 2 * evaluations
+    last = steps.pop() if back else steps[-1]
+    assert evaluations == 1 + 6 * len(steps)
+    assert torch.equal(last.xs, found)
+    ends = [float(schedule.time_at(-2 * math.log(1e-3))), schedule.T]
+    for before, step in pairwise(steps):
+        assert torch.equal(step.t, before.s)
+    for t, end in ((steps[0].t, ends[back]), (steps[-1].s, ends[not back])):
+        torch.testing.assert_close(t, torch.full((3,), end, dtype=torch.float64), rtol=1e-9, atol=0)
+    if back:
+        assert last.s == 0
+        assert torch.equal(last.x0_hat, found)
+        assert torch.equal(last.t, steps[-1].s)
+    for step, (xs, x0_hat) in zip(steps, copies):
+        assert bool(((step.s - step.t) * (-1 if back else 1) >= 0).all())
+        assert torch.equal(step.xs, xs)
+        assert torch.equal(step.x0_hat, x0_hat)
+        assert step.xs.dtype == step.x0_hat.dtype == dtype
+        # x̂0 is had from v and not asked again: a rounding of x_t, magnified by the denoiser where noise is little.
+        torch.testing.assert_close(step.x0_hat.double(), exact(xs.double(), step.s), rtol=1e-5, atol=1e-5)
+    assert len({step.xs.data_ptr() for step in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
+def test_the_tolerances_and_the_end_are_the_usual_ones_by_default(function, generator):
+    schedule, x = schedules.VP(), start_noise((3, 2), generator, torch.float64)
     denoiser = denoise.exact(RING, schedule)
-    together = log_likelihood(denoiser, schedule, x0, "hutchinson", seeded([3, 1, 4, 1]))
-    alone = log_likelihood(denoiser, schedule, x0[2:3], "hutchinson", seeded([4]))
-    # The solver's steps are those that the whole batch needs, to 1e-5.
-    torch.testing.assert_close(together[2:3], alone, rtol=0, atol=1e-3)
+    usual = function(denoiser, schedule, x, sigma_min=1e-3, rtol=1e-5, atol=1e-5)
+    assert torch.equal(function(denoiser, schedule, x), usual)
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 2), (2, 1, 3, 2, 2)])
+def test_any_shape_goes_there_and_back(shape, generator):
+    schedule, x = schedules.VP(), start_noise(shape, generator, torch.float64)
+    x0 = probability_flow(lambda xt, t: 0.5 * xt, schedule, x)
+    torch.testing.assert_close(encode(lambda xt, t: 0.5 * xt, schedule, x0, sigma_min=0.1).shape, x.shape)
 
 
 def test_a_network_is_asked_in_the_dtype_of_the_batch(generator):
@@ -193,7 +294,7 @@ def test_a_discrete_schedule_is_refused(function):
 
 
 @pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
-@pytest.mark.parametrize("sigma_min", [0.0, -1.0, 100.0])
+@pytest.mark.parametrize("sigma_min", [0.0, -1.0, 100.0, math.nan])
 def test_an_end_outside_the_schedule_is_refused(function, sigma_min):
     with pytest.raises(ValueError, match="sigma_min must lie between 0 and σ_T, got"):
         function(lambda xt, t: xt, schedules.EDM(), torch.zeros(1, 2), sigma_min=sigma_min)
@@ -209,6 +310,43 @@ def test_random_signs_need_a_generator():
         log_likelihood(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), "hutchinson")
 
 
-def test_nan_is_named_with_its_time():
-    with pytest.raises(FloatingPointError, match="NaN or infinity at t = 1;"):
-        probability_flow(lambda xt, t: xt * math.nan, schedules.Flow(), torch.zeros(1, 2))
+@pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
+def test_nan_is_named_with_its_time_and_step(function):
+    """The time is that of the example with the NaN, whose neighbours are elsewhere."""
+    start = 1.0 if function is probability_flow else math.sin(math.atan(1e-3)) / (1 + 1e-3) * math.hypot(1, 1e-3)
+    with pytest.raises(FloatingPointError, match=re.escape(f"NaN or infinity at t = {start:g} (step 1); look")):
+        function(lambda xt, t: xt * math.nan, schedules.Flow(), torch.ones(1, 2))
+    schedule, asked = schedules.Flow(), []
+    exact = denoise.exact(RING, schedule)
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(t)
+        worse = torch.tensor([False, True, False]) & (len(asked) == 33)  # step 6: one evaluation, and six for each
+        return torch.where(worse[:, None], math.nan, exact(xt, t))
+
+    x = torch.tensor([[0.1, 0.2], [1.5, -0.3], [-4.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match="NaN or infinity") as told:
+        function(denoiser, schedule, x)
+    t = asked[-1].tolist()
+    assert len({*t}) == 3
+    assert f"at t = {t[1]:g} (step 6); look" in str(told.value)
+
+
+@pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
+def test_a_batch_of_integers_is_refused(function):
+    with pytest.raises(ValueError, match=r"a batch must be floating point, got torch\.int64"):
+        function(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1e-5, math.nan, math.inf])
+@pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])
+def test_a_tolerance_that_is_none_is_refused(function, bad):
+    for tolerances in ({"rtol": bad}, {"atol": bad}):
+        with pytest.raises(ValueError, match="rtol and atol must be positive, got"):
+            function(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), **tolerances)
+
+
+def test_a_solution_that_runs_off_to_infinity_is_told():
+    """dy/dφ = y²/… is infinite at a finite φ: every step is too long there, and the walk ends rather than hangs."""
+    with pytest.raises(RuntimeError, match="the ODE solver finds no step small enough at φ = "):
+        probability_flow(lambda xt, t: xt**2, schedules.Flow(), torch.full((1, 1), 3.0, dtype=torch.float64))

@@ -119,7 +119,7 @@ def test_in_two_dimensions_no_example_is_thrown_away(generator):
     assert true.mean() - 0.05 < data.log_prob(found).mean() < true.mean() + 0.6
 
 
-@pytest.mark.parametrize("snr", [0.0, -0.1, 1.0, math.nan])
+@pytest.mark.parametrize("snr", [0.0, -0.1, 1.0, math.nan, math.inf])
 def test_a_step_that_is_not_stable_is_refused(snr):
     with pytest.raises(ValueError, match=r"snr must lie between 0 and 1, .* got .*; 0\.16 is usual"):
         predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), snr=snr)

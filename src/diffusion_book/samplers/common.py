@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser
+from diffusion_book.denoise import Denoiser, WithVariance
 from diffusion_book.process import Generators, posterior_coefficients, randn_like
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
@@ -17,11 +17,12 @@ from diffusion_book.schedules import Discrete, Schedule
 class Step(NamedTuple):
     """One step of a sampler, as a callback sees it: x_s [B, …] at the time s it arrived at, and the x̂0 it used.
 
-    The tensors are the sampler's own, not copies: keep them as long as you like, and do not write into them.
+    The tensors are the sampler's own, not copies: keep them as long as you like, and do not write into them. In
+    `probability_flow` and `encode`, where each example goes at its own pace, t and s are [B].
     """
 
-    t: int | float
-    s: int | float
+    t: int | float | Tensor
+    s: int | float | Tensor
     xs: Tensor
     x0_hat: Tensor
 
@@ -98,18 +99,23 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
-def check_estimate(x0_hat: Tensor, xt: Tensor, t: int | float, where: str = "") -> Tensor:
-    """Return a denoiser's answer in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
+def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "") -> Tensor:
+    """Return a denoiser's x̂0 in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
+    x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
     if x0_hat.shape != xt.shape:
-        raise ValueError(
-            f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {tuple(x0_hat.shape)} at t = {t:g}"
-        )
+        found, time = tuple(x0_hat.shape), _time_of(0, t)
+        raise ValueError(f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
     # One cheap sum finds almost always that all is well; only where it is not finite do we look at every number.
-    if not math.isfinite(x0_hat.sum().item()) and not bool(torch.isfinite(x0_hat).all()):
+    if not math.isfinite(x0_hat.sum().item()) and not bool((finite := torch.isfinite(x0_hat)).all()):
+        time = _time_of(int((~finite).nonzero()[0, 0]), t)
         raise FloatingPointError(
-            f"the denoiser returned NaN or infinity at t = {t:g}{where}; look at its output at that time"
+            f"the denoiser returned NaN or infinity at t = {time:g}{where}; look at its output at that time"
         )
     return x0_hat.to(xt.dtype)
+
+
+def _time_of(example: int, t: int | float | Tensor) -> int | float:
+    return t[example].item() if isinstance(t, Tensor) else t
 
 
 def steps_of(times: Times) -> list[tuple[int, int | float, int | float, str]]:

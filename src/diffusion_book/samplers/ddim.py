@@ -95,18 +95,23 @@ def ddim_invert(
     Args:
         times: the sampler's own grid, falling to 0; it is walked backwards.
         iterations: calls of the denoiser for each step.
+        callback: told of each step, from s to t.
 
     Returns:
         x_T [B, …], or x at times[0].
+
+    Raises:
+        ValueError: iterations is below 1, or a(times[0]) = 0.
     """
-    if iterations < 1:
+    if not iterations >= 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     times = check_times(schedule, times)
     a, b, _ = coefficients(schedule, times)
     if a[0] == 0:
         raise ValueError("at t = T this schedule has no signal left (a = 0), so no x_T leads back to x0; start lower")
     xs = x0
-    for i, t, s, where in reversed(steps_of(times)):
+    steps = steps_of(times)
+    for (i, t, s, _), (_, _, _, where) in zip(reversed(steps), steps):  # counted as they are taken
         xt = xs
         for _ in range(iterations):
             x0_hat = denoise_at(denoiser, xt, t, where)

@@ -45,6 +45,9 @@ def ddpm(
 
     Returns:
         x_0 [B, …], without noise: the last step returns x̂0 itself.
+
+    Raises:
+        ValueError: variance is another; or it is "learned" and the denoiser says none.
     """
     if variance not in ("small", "large", "learned"):
         raise ValueError(f"variance must be 'small', 'large' or 'learned', got {variance!r}")
@@ -52,8 +55,7 @@ def ddpm(
     posterior = posterior_steps(schedule, times)
     for i, t, s, where in steps_of(times):
         estimate = denoiser(xt, batch_of_times(xt, t))
-        x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
-        x0_hat = check_estimate(x0_hat, xt, t, where)
+        x0_hat = check_estimate(estimate, xt, t, where)
         c_0, c_t, std = posterior[i]
         xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:

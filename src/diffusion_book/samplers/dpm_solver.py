@@ -39,14 +39,17 @@ def dpm_solver(
     Returns:
         x_0 [B, …], without noise.
 
+    Raises:
+        ValueError: order is another; eta is negative, infinite, or above 0 without a generator.
+
     Source: Lu et al. 2022b, algorithm 2 for order 2; the SDE form is that of diffusers and k-diffusion. For order 3 the
     authors' code and its descendants take half of the parabola's curvature, which makes them second-order; here it is
     taken whole, and the test on an exact ODE finds order 3.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
-    if not eta >= 0:
-        raise ValueError(f"eta must not be negative (0 is the ODE, 1 the SDE), got {eta}")
+    if not 0 <= eta < math.inf:
+        raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
     if eta > 0 and generator is None:
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
     times = check_times(schedule, times)

@@ -49,9 +49,14 @@ def heun(
 
     Returns:
         x_0 [B, …], without noise.
+
+    Raises:
+        ValueError: a number is outside its range; churn > 0 without a generator or on a discrete schedule.
     """
-    if not churn >= 0:
-        raise ValueError(f"churn must not be negative, got {churn}")
+    if not (0 <= churn < math.inf and 0 <= churn_noise < math.inf):
+        raise ValueError(f"churn and churn_noise must be finite and not negative, got {churn} and {churn_noise}")
+    if not 0 <= churn_from <= churn_to:
+        raise ValueError(f"expected 0 ≤ churn_from ≤ churn_to, which are noises σ, got {churn_from} and {churn_to}")
     if churn > 0 and generator is None:
         raise ValueError("churn > 0 draws noise, so pass a torch.Generator; churn = 0 needs none")
     if churn > 0 and isinstance(schedule, Discrete):

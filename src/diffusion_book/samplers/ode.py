@@ -1,24 +1,41 @@
 """The probability-flow ODE with an adaptive solver, and the likelihood that it gives (Song et al. 2021b). Chapter 15.
 
-Both integrate in the angle φ = arctan(b/a) rather than in t: y = x_t/√(a² + b²) = cos φ x0 + sin φ ε moves with
+All integrate in the angle φ = arctan(b/a) rather than in t: y = x_t/√(a² + b²) = cos φ x0 + sin φ ε moves with
 dy/dφ = cos φ ε̂ − sin φ x̂0, which is v. On every schedule that is the same equation, smooth from data to noise; in t
 it is infinite at the data for VP, and in σ at the noise wherever a(T) = 0.
+
+Each example has its own steps, and so its own times: the denoiser is asked with [B] different ones. What an example
+becomes therefore does not depend on what else is in its batch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
-from diffusion_book.samplers.common import check_estimate
-from diffusion_book.schedules import Discrete, Schedule
+from diffusion_book.samplers.common import Callback, Step, check_estimate
+from diffusion_book.schedules import Discrete, Schedule, check_floating, expand
 
-Velocity = Callable[[float, np.ndarray], np.ndarray]
+Velocity = Callable[[Tensor, Tensor, str], Tensor]
+"""dy/dφ [B, …] from the angles φ [B] and y [B, …]; the text tells an error which step it was."""
+
+# The method of Dormand and Prince, of orders 5 and 4: where in a step each slope is taken, the earlier ones that lead
+# there, and the difference between the two orders.
+NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+WEIGHTS = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+DIFFERENCE = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 def probability_flow(
@@ -28,23 +45,37 @@ def probability_flow(
     sigma_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """From x_T to data along the probability-flow ODE, by `scipy`'s RK45 with error control (chapter 15).
+    """From x_T to data along the probability-flow ODE, by a Runge–Kutta method with error control (chapter 15).
+
+    Each step costs six evaluations, and each example takes as many as it needs; who has arrived waits for the others.
 
     Args:
-        denoiser: (x_t, t) → x̂0, for any real t in (0, T].
+        denoiser: (x_t, t) → x̂0, for any real t in (0, T], another for each example.
         schedule: continuous; for a discrete one, `schedule.continuous()`.
         xt: [B, …] noise at T, from `start_noise`.
         sigma_min: the noise b/a at which it stops and takes the last x̂0.
-        rtol, atol: bounds on the local error of each number; the whole batch takes the steps that its worst needs.
+        rtol, atol: a step's error in y may be atol + rtol |y|, as a root mean square over an example's numbers.
+        callback: told of each step, with x_s and the x̂0 there, and [B] times: where an example waits, or tries
+            again with a smaller step, its s is its t. The last step is the one from σ_min to 0, which takes x̂0.
 
     Returns:
         x_0 [B, …].
+
+    Raises:
+        ValueError: the schedule is discrete, the batch is not floating point, sigma_min is not between 0 and σ_T, or
+            a tolerance is not positive.
+        RuntimeError: no step is small enough, as where y runs off to infinity.
+
+    Source: Song et al. 2021b, section 4.3. The method and its choice of steps are those of scipy's RK45 (Dormand and
+    Prince 1980), with which tests compare.
     """
-    last, first = _angles(schedule, sigma_min)
-    y = _solve(denoiser, schedule, xt / schedule.prior_std, first, last, rtol, atol)
-    t, scale = _at_angle(schedule, last)
-    return _estimate(denoiser, scale * y, t).to(xt)
+    last, first = _angles(schedule, xt, sigma_min, rtol, atol)
+    step = _walk(denoiser, schedule, xt.double() / schedule.prior_std, xt.dtype, first, last, rtol, atol, callback)
+    if callback is not None:
+        callback(Step(step.s, 0.0, step.x0_hat, step.x0_hat))
+    return step.x0_hat
 
 
 def encode(
@@ -54,11 +85,17 @@ def encode(
     sigma_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """The way back: the x_T [B, …] from which `probability_flow` comes to x0 (chapter 15)."""
-    first, last = _angles(schedule, sigma_min)
-    y = _solve(denoiser, schedule, math.cos(first) * x0, first, last, rtol, atol)
-    return schedule.prior_std * y
+    """The way back: the x_T [B, …] from which `probability_flow` comes to x0 (chapter 15).
+
+    Arguments and errors are those of `probability_flow`. It starts with x0 in the place of x at σ_min; the callback is
+    told of the steps from there, s being the later time.
+
+    Source: Song et al. 2021b, section 4.3.
+    """
+    first, last = _angles(schedule, x0, sigma_min, rtol, atol)
+    return _walk(denoiser, schedule, math.cos(first) * x0.double(), x0.dtype, first, last, rtol, atol, callback).xs
 
 
 def log_likelihood(
@@ -82,34 +119,45 @@ def log_likelihood(
         divergence: "exact" differentiates once for each dimension; "hutchinson" once, along one random sign vector
             for each example, which is right on average (Hutchinson 1990; Grathwohl et al. 2019).
         generator: needed for "hutchinson".
+        sigma_min, rtol, atol: as in `probability_flow`; the errors are those of the log-likelihood as well.
+
+    Raises:
+        ValueError: as `probability_flow`; or `divergence` is another, "hutchinson" has no generator, or x̂0 has no
+            gradient.
+        RuntimeError: as `probability_flow`.
     """
     if divergence not in ("exact", "hutchinson"):
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
     if divergence == "hutchinson" and generator is None:
         raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
+    first, last = _angles(schedule, x0, sigma_min, rtol, atol)
     probe = None if generator is None or divergence == "exact" else randn_like(x0.double(), generator).sign()
-    first, last = _angles(schedule, sigma_min)
     start = torch.cat([math.cos(first) * x0.double().flatten(1), x0.new_zeros(len(x0), 1, dtype=torch.float64)], 1)
 
-    def velocity(phi: float, state: np.ndarray) -> np.ndarray:
-        y = torch.from_numpy(state).reshape(len(x0), -1)[:, :-1].reshape(x0.shape).to(x0.device)
-        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0.dtype)
-        return torch.cat([v.flatten(1), div[:, None]], 1).flatten().cpu().numpy()
+    def velocity(phi: Tensor, state: Tensor, where: str) -> Tensor:
+        y = state[:, :-1].reshape(x0.shape)
+        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0.dtype, where)
+        return torch.cat([v.flatten(1), div[:, None]], 1)
 
-    state = _integrate(velocity, start.cpu(), first, last, rtol, atol)
-    y, gained = state[:, :-1], state[:, -1]
+    for _, _, state, _ in _dormand_prince(velocity, start, first, last, rtol, atol):
+        y, gained = state[:, :-1], state[:, -1]
     log_normal = -0.5 * (y**2 + math.log(2 * math.pi)).sum(1)
-    dimensions = y.shape[1]
     # y is cos φ times x at the start, and a density in y is one in x with that factor for each dimension.
-    return (log_normal + gained + dimensions * math.log(math.cos(first))).to(x0.device)
+    return log_normal + gained + y.shape[1] * math.log(math.cos(first))
 
 
 def _v_and_divergence(
-    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: float, probe: Tensor | None, dtype: torch.dtype
+    denoiser: Denoiser,
+    schedule: Schedule,
+    y: Tensor,
+    phi: Tensor,
+    probe: Tensor | None,
+    dtype: torch.dtype,
+    where: str,
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         y = y.detach().requires_grad_(True)
-        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype)
+        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype, where)
         if not x0_hat.requires_grad:
             raise ValueError(
                 "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
@@ -127,50 +175,91 @@ def _v_and_divergence(
 
 
 def _velocity(
-    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: float, dtype: torch.dtype
+    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: Tensor, dtype: torch.dtype, where: str
 ) -> tuple[Tensor, Tensor]:
     """v = dy/dφ = (cos φ y − x̂0)/sin φ in y's dtype, and that x̂0; the denoiser is asked in the batch's own dtype."""
     t, scale = _at_angle(schedule, phi)
-    x0_hat = _estimate(denoiser, (scale * y).to(dtype), t).to(y)
-    return (math.cos(phi) * y - x0_hat) / math.sin(phi), x0_hat
+    xt = (expand(scale, y) * y).to(dtype)
+    x0_hat = check_estimate(denoiser(xt, t.to(xt.device)), xt, t, where).to(y)
+    return (expand(phi.cos(), y) * y - x0_hat) / expand(phi.sin(), y), x0_hat
 
 
-def _estimate(denoiser: Denoiser, xt: Tensor, t: float) -> Tensor:
-    x0_hat = denoiser(xt, torch.full((len(xt),), t, dtype=torch.float64, device=xt.device))
-    check_estimate(x0_hat.detach(), xt, t)
-    return x0_hat
+def _walk(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    y: Tensor,
+    dtype: torch.dtype,
+    first: float,
+    last: float,
+    rtol: float,
+    atol: float,
+    callback: Callback | None,
+) -> Step:
+    """The last of the steps from `first` to `last`, in the batch's dtype; the callback is told of each."""
 
-
-def _solve(
-    denoiser: Denoiser, schedule: Schedule, y: Tensor, first: float, last: float, rtol: float, atol: float
-) -> Tensor:
-    def velocity(phi: float, state: np.ndarray) -> np.ndarray:
-        here = torch.from_numpy(state).reshape(y.shape).to(y.device)
+    def velocity(phi: Tensor, y: Tensor, where: str) -> Tensor:
         with torch.no_grad():
-            return _velocity(denoiser, schedule, here, phi, y.dtype)[0].flatten().cpu().numpy()
+            return _velocity(denoiser, schedule, y, phi, dtype, where)[0]
 
-    return _integrate(velocity, y.double().cpu(), first, last, rtol, atol).to(y)
-
-
-def _integrate(velocity: Velocity, start: Tensor, first: float, last: float, rtol: float, atol: float) -> Tensor:
-    from scipy.integrate import solve_ivp  # imported where it is used: it is slow to load
-
-    solution = solve_ivp(velocity, (first, last), start.flatten().numpy(), rtol=rtol, atol=atol, method="RK45")
-    if not solution.success:
-        raise RuntimeError(f"the ODE solver stopped at φ = {solution.t[-1]:.4g}: {solution.message}")
-    return torch.from_numpy(solution.y[:, -1]).reshape(start.shape)
+    for before, phi, ys, v in _dormand_prince(velocity, y.detach(), first, last, rtol, atol):
+        s, scale = _at_angle(schedule, phi)
+        x0_hat = expand(phi.cos(), ys) * ys - expand(phi.sin(), ys) * v  # which `velocity` made v of
+        step = Step(_at_angle(schedule, before)[0], s, (expand(scale, ys) * ys).to(dtype), x0_hat.to(dtype))
+        if callback is not None:
+            callback(step)
+    return step
 
 
-def _angles(schedule: Schedule, sigma_min: float) -> tuple[float, float]:
-    """The angles between which to integrate: that of σ_min, and that of T."""
+def _dormand_prince(
+    velocity: Velocity, y: Tensor, first: float, last: float, rtol: float, atol: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """After each try of a step: the angles [B] before it and now, y [B, …] now, and the velocity there.
+
+    Whose error is too large stays where it was, and tries again with a smaller step.
+    """
+    phi = torch.full((len(y),), first, dtype=torch.float64)
+    length = torch.full_like(phi, abs(last - first) / 100)
+    again = torch.zeros_like(phi, dtype=torch.bool)
+    slope = velocity(phi, y, " (step 1)")
+    for number in count(1):
+        remaining = (last - phi).abs()
+        if bool(((remaining > 0) & ~(length > 1e-15 * phi)).any()):
+            raise RuntimeError(f"the ODE solver finds no step small enough at φ = {phi[remaining > 0][0]:.4g}")
+        length = torch.minimum(length, remaining)
+        there = torch.where(length < remaining, phi + math.copysign(1, last - first) * length, last)
+        h, slopes, y_there = expand(there - phi, y), [slope], y
+        for node, weights in zip(NODES, WEIGHTS):
+            y_there = y + h * sum(weight * k for weight, k in zip(weights, slopes))
+            slopes.append(velocity(phi.lerp(there, node), y_there, f" (step {number})"))
+        # The last slope is taken at the end of the step: it is the first of the next.
+        error = h * sum(weight * k for weight, k in zip(DIFFERENCE, slopes))
+        allowed = atol + rtol * torch.maximum(y.abs(), y_there.abs())
+        size = (error / allowed)[..., None].flatten(1).square().mean(1).sqrt().cpu()
+        taken = size < 1
+        before, phi = phi, torch.where(taken, there, phi)
+        keep = expand(taken, y).bool()
+        y, slope = torch.where(keep, y_there, y), torch.where(keep, slopes[-1], slope)
+        factor = (0.9 * size**-0.2).clamp(0.2, 10)
+        length = length * torch.where(again, factor.clamp(max=1), factor)
+        again = ~taken
+        yield before, phi, y, slope
+        if bool((phi == last).all()):
+            return
+
+
+def _angles(schedule: Schedule, x: Tensor, sigma_min: float, rtol: float, atol: float) -> tuple[float, float]:
+    """The angles between which to integrate, that of σ_min and that of T; or what is wrong with the request."""
     if isinstance(schedule, Discrete):
         raise ValueError("an adaptive solver visits every real time: pass schedule.continuous(), also to the denoiser")
+    check_floating(x)
     if not 0 < sigma_min < float(schedule.sigma(schedule.T)):
         raise ValueError(f"sigma_min must lie between 0 and σ_T, got {sigma_min}; 1e-3 is usual")
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+        raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}; 1e-5 is usual")
     return math.atan(sigma_min), math.atan2(float(schedule.b(schedule.T)), float(schedule.a(schedule.T)))
 
 
-def _at_angle(schedule: Schedule, phi: float) -> tuple[float, float]:
-    """The time at this angle, and √(a² + b²) there."""
-    t = float(schedule.time_at(-2 * math.log(math.tan(phi)) if phi < math.pi / 2 else -math.inf))
-    return t, math.hypot(float(schedule.a(t)), float(schedule.b(t)))
+def _at_angle(schedule: Schedule, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """The times [B] at these angles, and √(a² + b²) there."""
+    t = schedule.time_at(torch.where(phi < math.pi / 2, -2 * phi.tan().log(), -math.inf))
+    return t, torch.hypot(schedule.a(t), schedule.b(t))

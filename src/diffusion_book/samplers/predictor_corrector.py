@@ -39,8 +39,11 @@ def predictor_corrector(
 
     Returns:
         x_0 [B, …], without noise.
+
+    Raises:
+        ValueError: corrections is negative, or snr outside (0, 1).
     """
-    if corrections < 0:
+    if not corrections >= 0:
         raise ValueError(f"corrections must not be negative, got {corrections}")
     if not 0 < snr < 1:
         raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")

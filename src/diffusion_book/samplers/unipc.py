@@ -34,6 +34,9 @@ def unipc(
     Returns:
         x_0 [B, …], without noise.
 
+    Raises:
+        ValueError: order is another.
+
     Source: the variant B(h) = e^h − 1 ("bh2") on x̂0, as in diffusers, with which tests compare.
     """
     if order not in (1, 2, 3):
