@@ -307,8 +307,8 @@ def test_float16_is_refused_where_there_is_no_cuda():
 
 
 def test_in_float16_the_loop_loses_what_it_loses_in_float32(monkeypatch):
-    """On a CPU, which can, though slowly. The first loss is that of float32 to the 2⁻¹¹ of rounding; some steps are then
-    left out until the scale fits, which 200 steps have made good."""
+    """On a CPU, which can, though slowly. The first loss is that of float32 to the 2⁻¹¹ of rounding; some steps are
+    then left out until the scale fits, which 200 steps have made good."""
     networks = [MLP(dim=2), MLP(dim=2)]
     networks[1].load_state_dict(networks[0].state_dict())
     options = {"steps": 200, "batch_size": 64, "warmup": 2}
