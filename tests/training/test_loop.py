@@ -307,15 +307,17 @@ def test_float16_is_refused_where_there_is_no_cuda():
 
 
 def test_in_float16_the_loop_loses_what_it_loses_in_float32(monkeypatch):
-    """On a CPU, which can, though slowly: the loss to the 2⁻¹¹ to which float16 rounds, and weights in float32."""
+    """On a CPU, which can, though slowly. The first loss is that of float32 to the 2⁻¹¹ of rounding; some steps are
+    then left out until the scale fits, which 200 steps have made good."""
     networks = [MLP(dim=2), MLP(dim=2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    options = {"steps": 20, "batch_size": 16, "warmup": 2}
+    options = {"steps": 200, "batch_size": 64, "warmup": 2}
     expected = train(networks[0], Labelled(), SCHEDULE, TrainConfig(precision="fp32", **options))
     monkeypatch.setattr(loop, "resolve", lambda precision, device: precision)
     found = train(networks[1], Labelled(), SCHEDULE, TrainConfig(precision="fp16", **options))
-    torch.testing.assert_close(found.losses, expected.losses, rtol=2**-9, atol=0)
-    assert not torch.equal(found.losses, expected.losses)
+    assert 0 < abs(found.losses[0] / expected.losses[0] - 1) < 2**-9
+    ends = [result.losses[-50:].mean().item() for result in (found, expected)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)
     assert {p.dtype for p in found.ema.parameters()} == {torch.float32}
 
 
