@@ -249,6 +249,17 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()  # the rounding of a turned angle
 
 
+def test_a_class_is_drawn_with_the_guidance_that_the_card_found_best(run, tmp_path):
+    best = zoo.card("mnist-unet")["guidance by distance to training digits"]["best"]
+    said = ("--guidance", best["w"], "--interval", *best["interval"])
+    options = {"best": (), "said": said, "none": ("--guidance", 1), "any": ("--class", 3), "worse": said[:2]}
+    for name, words in options.items():
+        run("sample", "-m", "mnist-unet", "-c", 7, "-n", 2, "--steps", 3, *words, "-o", f"{name}.npy")
+    drawn = {name: np.load(tmp_path / f"{name}.npy").astype(int) for name in options}
+    assert (drawn["best"] == drawn["said"]).all()
+    assert all((drawn["best"] != drawn[name]).any() for name in ("none", "any", "worse"))
+
+
 def test_a_flow_becomes_a_pipeline(run, folder, tmp_path):
     pytest.importorskip("diffusers")
     from diffusion_book.interop.diffusers import load_pipeline

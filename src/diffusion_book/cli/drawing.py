@@ -52,6 +52,12 @@ class Guidance:
 NONE = Guidance()
 
 
+def recommended(model: zoo.Pretrained) -> Guidance:
+    """The guidance that its card found best for a class; none, where the card does not say."""
+    best = model.card.get("guidance by distance to training digits", {}).get("best")
+    return Guidance(best["w"], None, *best["interval"]) if best else NONE
+
+
 def draw(*what: Any, **how: Any) -> Tensor:
     """All that `batches` draws, in one tensor."""
     return torch.cat(list(batches(*what, **how)))

@@ -30,7 +30,7 @@ def evaluate(
         tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
     ] = (0.0, math.inf),
     precision: Annotated[
-        str, typer.Option(help="Of the network: fp32, bf16, or auto, which suits the device.")
+        str, typer.Option(help="Of the network: fp32, bf16, fp16 (CUDA), or auto, which suits the device.")
     ] = "auto",
     extractor: Annotated[
         str, typer.Option(help="A classifier whose features are compared, as for --model; or pixels.")

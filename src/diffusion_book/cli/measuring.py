@@ -20,7 +20,7 @@ from diffusion_book.evaluation import Bits, Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.schedules import Discrete
 from diffusion_book.training import checkpoint
-from diffusion_book.training.loop import Precision, fast_bf16
+from diffusion_book.training.loop import Precision, resolve
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,8 @@ def precision_of(word: str) -> Precision:
 
 def _notes(model: zoo.Pretrained, how: Sampling) -> str:
     device = next(model.network.parameters()).device
-    bf16 = how.precision == "bf16" or (how.precision == "auto" and fast_bf16(device))
-    notes = [f"{how.steps} steps in {'bfloat16' if bf16 else 'float32'} on {_where(model)}."]
+    computed = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[resolve(how.precision, device)]
+    notes = [f"{how.steps} steps in {computed} on {_where(model)}."]
     if how.guided.bad is not None:
         notes.append("Guided away from a worse model.")
     if not how.guided.everywhere:

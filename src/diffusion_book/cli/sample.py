@@ -25,7 +25,13 @@ def sample(
     sampler: Annotated[
         str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")
     ] = "dpm_solver",
-    guidance: Annotated[float, typer.Option(help="Above 1 more typical of its class, and less varied.")] = 1.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="1 is none; above, more typical of its class and less varied. [default: what the model's card found "
+            "best, where it does, else 1]"
+        ),
+    ] = None,
     bad_model: Annotated[
         str | None, typer.Option(help="Guide away from this worse model, such as mnist-unet-early.")
     ] = None,
@@ -62,7 +68,10 @@ def sample(
     bad = None if bad_model is None else models.find(bad_model, where)
     seeds = range(seed, seed + count)
     y = torch.tensor([wanted[i % len(wanted)] for i in range(count)]) if wanted else None
-    guided = drawing.Guidance(guidance, bad, *interval)
+    if guidance is None and wanted and bad is None and interval == (0.0, math.inf):
+        guided = drawing.recommended(found)
+    else:
+        guided = drawing.Guidance(1.0 if guidance is None else guidance, bad, *interval)
     x = drawing.draw(found, seeds, y, sampler, steps, guided, size, batch_size, progress=True)
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
