@@ -172,7 +172,7 @@ def test_one_broken_picture_among_thousands_is_named_and_left_out_only_where_tha
     for i in range(3000):
         (folder / f"{i:05d}.png").write_bytes(kinds[i % 3])
     torn.write_bytes(kinds[0][:40])
-    words = ["train", "--data", f"folder:{folder}", *TINY, "--steps", 1, "-o", "run"]
+    words = ["train", "--data", f"folder:{folder}", *TINY, "--set", "preview_every=0", "-o", "run"]
     assert f"error: {torn} cannot be read as an image" in run(*words, fails=True).stderr
     assert not (tmp_path / "run").exists()
     result = run(*words, "--size", 8, "--skip-broken")
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_at_the_last_picture_is_told_as_such(run, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", run_and_fill)
         try:
-            result = run("train", *TINY, "-o", "run", fails=True)
+            result = run("train", *TINY, "--set", "preview_every=0", "-o", "run", fails=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert re.search(
@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_at_the_last_picture_is_told_as_such(run, tmp_path, 
 
 
 def test_without_tensorboard_a_run_says_so_once(run, monkeypatch):
-    words = ["train", *TINY, "--steps", 1, "-o"]
+    words = ["train", *TINY, "--set", "preview_every=0", "-o"]
     assert "TensorBoard" not in run(*words, "with").stdout
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
     said = run(*words, "without").stdout
