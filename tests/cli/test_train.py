@@ -2,17 +2,20 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from diffusion_book.cli.train import _parse, _put
-from diffusion_book.training import RunConfig, checkpoint
+from diffusion_book.training import RunConfig, Trainer, checkpoint
 
 TINY = ["--steps", 3, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16", "--set", "T=12"]
 
@@ -156,6 +159,68 @@ def test_one_broken_picture_among_many_is_named(run, pictures):
     result = run("train", "--data", f"folder:{pictures}", *TINY, "--skip-broken")
     assert "warning: left out 1 of 6 files" in result.stderr
     assert "5 images 3×32×32" in result.stdout
+
+
+def test_one_broken_picture_among_thousands_is_named_and_left_out_only_where_that_is_said(run, tmp_path):
+    folder, torn = tmp_path / "thousands", tmp_path / "thousands" / "01234.png"
+    folder.mkdir()
+    kinds = []
+    for shade in (0, 90, 255):
+        Image.new("RGB", (8, 8), (shade, 20, 200)).save(folder / "kind.png")
+        kinds.append((folder / "kind.png").read_bytes())
+    (folder / "kind.png").unlink()
+    for i in range(3000):
+        (folder / f"{i:05d}.png").write_bytes(kinds[i % 3])
+    torn.write_bytes(kinds[0][:40])
+    words = ["train", "--data", f"folder:{folder}", *TINY, "--set", "preview_every=0", "-o", "run"]
+    assert f"error: {torn} cannot be read as an image" in run(*words, fails=True).stderr
+    assert not (tmp_path / "run").exists()
+    result = run(*words, "--size", 8, "--skip-broken")
+    (warning,) = re.findall(r"warning: left out 1 of 3000 files.*", result.stderr)
+    assert set(re.findall(r"\w+\.png", warning)) == {torn.name}
+    assert "2999 images 3×8×8" in result.stdout
+
+
+def test_a_disk_that_is_full_at_the_last_picture_is_told_as_such(run, tmp_path, monkeypatch):
+    """After the last checkpoint: nothing is lost, and --resume draws the picture."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trained = Trainer.run
+
+    def run_and_fill(trainer: Trainer, resume: bool) -> torch.nn.Module:
+        network = trained(trainer, resume)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        return network
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", run_and_fill)
+        try:
+            result = run("train", *TINY, "--set", "preview_every=0", "-o", "run", fails=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert re.search(
+        r"error: run cannot be written to .*File too large.*; the last good .*step-00000003", result.stderr
+    )
+    assert "start again with --resume" in result.stderr
+    assert not (tmp_path / "run" / "samples.png").exists()
+    run("train", "--resume", "-o", "run")
+    with Image.open(tmp_path / "run" / "samples.png") as grid:
+        grid.load()
+
+
+def test_without_tensorboard_a_run_says_so_once(run, monkeypatch):
+    words = ["train", *TINY, "--set", "preview_every=0", "-o"]
+    assert "TensorBoard" not in run(*words, "with").stdout
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as where it is not installed
+    said = run(*words, "without").stdout
+    assert said.count("TensorBoard is not installed (pip install 'diffusion-book[train]'); see log.jsonl") == 1
+
+
+def test_the_help_says_how_to_see_curves_and_what_several_machines_share(run):
+    said = " ".join(run("train", "--help").output.split())
+    extra = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf8"))["project"]
+    (name,) = re.findall(r"pip install 'diffusion-book\[(\w+)\]'`, `tensorboard --logdir runs`", said)
+    assert any(package.startswith("tensorboard") for package in extra["optional-dependencies"][name])
+    assert "Several machines need the run's folder on a disk that they share" in said
 
 
 def test_a_run_that_is_there_is_left_as_it_is(run, tmp_path):

@@ -150,6 +150,21 @@ def test_a_mistake_is_told_before_anything_runs(values, message):
         ({"weight": "snr"}, "unknown weight 'snr'; choose one of none, min-snr, p2, vdm, edm"),
         ({"decay": "linear"}, "decay must be 'cosine' or 'none', got 'linear'"),
         ({"steps": 0}, "steps and batch_size must be at least 1"),
+        ({"grad_clip": math.nan}, "grad_clip must be positive, got nan; use math.inf for no clipping"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1; 0 is none"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0 and finite, got nan"),
+        ({"weight_decay": math.inf}, "weight_decay must be at least 0 and finite, got inf"),
+        ({"ema_decay": 1.0}, r"the EMA's decay must lie in \[0, 1\), got 1.0"),
+        ({"ema_decay": math.nan}, r"the EMA's decay must lie in \[0, 1\), got nan"),
+        ({"label_dropout": math.nan}, r"label_dropout is a share in \[0, 1\], got nan"),
+        ({"preview_every": -1}, "preview_every must be at least 0, which is never, got -1"),
+        ({"jitter": -1.0}, "jitter must be at least 0 and finite, got -1.0; 0 leaves images alone"),
+        ({"jitter": math.nan}, "jitter must be at least 0 and finite, got nan"),
+        (
+            {"steps": 5, "keep_steps": (5, 6)},
+            "keep_steps must be steps of the run, 1 to steps = 5, got 6; its checkpoint would",
+        ),
+        ({"steps": 5, "keep_steps": (0,)}, "keep_steps must be steps of the run, 1 to steps = 5, got 0"),
     ],
 )
 def test_bad_values_are_refused_in_python_too(options, message):

@@ -9,12 +9,14 @@ import copy
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -542,6 +544,57 @@ def test_a_full_disk_stops_a_run_that_goes_on_once_there_is_room(room, whole, tm
     assert outcome(tmp_path)[0] == outcome(whole)[0]
 
 
+OWN_DISK = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+OWN_DISK += ['mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"']
+"""A disk of 8 MB, mounted on the folder that is the next word, for the program that the rest starts, and it alone."""
+
+WIDE = {"network": {**UNET, "channels": 20}, "checkpoint_every": 1, "keep": 100}
+
+
+def until_it_is_full(folder: Path, real: bool) -> None:
+    """Keep checkpoints, of about a megabyte each, until the disk is full, make room, and go on to the end."""
+    if real:
+        full: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    else:  # after some checkpoints
+        with pytest.raises(PowerCutError):
+            run(folder, **WIDE, **cut_after(4))
+        full = disk_with_room_for(100_000)
+    reason = "No space left on device" if real else "File too large"
+    message = rf"(cannot|could not) be written to .*{reason}.*; the last good (one|checkpoint) is (\S*step-\d+)"
+    with full, pytest.raises(CheckpointError, match=message) as error:
+        run(folder, resume=True, **WIDE)
+    newest = checkpoint.latest(folder / "checkpoints")
+    assert re.search(message, str(error.value))[3] == str(newest)
+    step, saved = checkpoint.load(newest)
+    assert 0 < step < 12
+    assert all(bool(value.isfinite().all()) for value in saved["ema"].values())
+    for old in checkpoint.checkpoints(folder / "checkpoints")[:-1]:
+        shutil.rmtree(old)
+    run(folder, resume=True, **{**WIDE, "keep": 1})
+    print(json.dumps(outcome(folder)[0]))
+
+
+def test_a_small_disk_that_is_really_full_leaves_a_checkpoint_from_which_the_run_ends_the_same(tmp_path):
+    """On a tmpfs where one may be mounted, and else by a limit on the size of a file, with a warning."""
+    (tmp_path / "disk").mkdir()
+    mount = [*OWN_DISK, str(tmp_path / "disk")]
+    real = shutil.which("unshare") is not None and subprocess.run([*mount, "true"], capture_output=True).returncode == 0
+    if not real:
+        warnings.warn("no tmpfs can be mounted here: a limit on files stands for a full disk", stacklevel=1)
+    code = f"from test_trainer import *; until_it_is_full(Path({str(tmp_path / 'disk' / 'run')!r}), {real})"
+    program = [sys.executable, "-c", code]
+    done = subprocess.run(
+        [*mount, *program] if real else program,
+        cwd=Path(__file__).parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    run(tmp_path / "whole", **{**WIDE, "keep": 1})
+    assert json.loads(done.stdout) == outcome(tmp_path / "whole")[0]
+
+
 def test_a_disk_that_fills_up_is_told_where_the_log_finds_it(tmp_path, capsys):
     with contextlib.ExitStack() as disk:
 
@@ -801,6 +854,34 @@ def test_two_processes_that_were_killed_go_on_to_the_same_end(two):
     assert outcome(two / "cut") == outcome(two / "whole")
 
 
+def test_two_processes_of_which_each_has_a_folder_go_on_only_from_the_same_checkpoint(two, tmp_path):
+    """As on machines that share no disk: one without the folder, behind, or with other weights of the same step; and
+    with a copy. Both processes are told, and neither waits for the other."""
+    for case in ("none", "behind", "other", "first", "copy"):
+        for process in ("0", "1"):
+            shutil.copytree(two / "whole", tmp_path / case / process)
+            if case != "behind" or process == "1":
+                shutil.rmtree(tmp_path / case / process / "checkpoints" / "step-00000006")
+    shutil.rmtree(tmp_path / "none" / "1")
+    shutil.rmtree(tmp_path / "first" / "0")
+    shutil.rmtree(tmp_path / "other" / "1" / "checkpoints" / "step-00000003")
+    shutil.copytree(two / "two/checkpoints/step-00000003", tmp_path / "other/1/checkpoints/step-00000003")
+
+    said = by_two(tmp_path, **{case: {**SIX, "apart": True} for case in ("none", "behind", "other", "first", "copy")})
+    three = r"step-00000003 with SHA-256 [0-9a-f]{16}…"
+    expected = {
+        "none": (three, "no checkpoint"),
+        "behind": (three.replace("3", "6", 1), three),
+        "other": (three, three),
+        "first": ("no checkpoint", three),
+    }
+    for case, (first, second) in expected.items():
+        a, b = tmp_path / case / "0", tmp_path / case / "1"
+        message = rf"process 0 found {first} in {a}, and process 1 found {second} in {b}; all need the same folder, .*"
+        assert sum(bool(re.fullmatch(message, line)) for line in said) == 2, said
+    assert outcome(tmp_path / "copy" / "0") == outcome(two / "whole")
+
+
 def test_one_process_goes_on_with_what_two_began(two, tmp_path):
     shutil.copytree(two / "two", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000006")
@@ -827,10 +908,17 @@ if __name__ == "__main__":
     torch.distributed.destroy_process_group = lambda *_: None  # processes stay together for the next run
     for folder, text in zip(sys.argv[1::2], sys.argv[2::2]):
         changes = json.loads(text)
-        killed = changes.pop("killed", None)
+        killed, apart = changes.pop("killed", None), changes.pop("apart", False)
+        if apart:
+            folder = f"{folder}/{os.environ['RANK']}"
         trainer = Trainer(tiny(**changes), folder, data=pictures())
         processes = trainer.accelerator.num_processes
         print(f"from step {reached(Path(folder))}, 1 of {processes} processes\n", end="", flush=True)
         if killed is not None:
             trainer.objective = Killed(trainer, killed)
-        trainer.run(resume=True)
+        try:
+            trainer.run(resume=True)
+        except CheckpointError as error:
+            if not apart:
+                raise
+            print(f"{error}, 1 of {processes} processes\n", end="", flush=True)

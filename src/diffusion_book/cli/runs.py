@@ -28,13 +28,18 @@ def run(config: RunConfig, folder: Path, resume: bool, data: Images | None = Non
     trainer = Trainer(config, folder, preview, data)
     if trainer.accelerator.is_main_process:
         typer.echo(_summary(trainer))
+        if not trainer.accelerator.log_with:
+            typer.echo(
+                "curves: none, TensorBoard is not installed (pip install 'diffusion-book[train]'); see log.jsonl"
+            )
     averaged = None
     with contextlib.suppress(KeyboardInterrupt):
         averaged = trainer.run(resume)
     if averaged is None:
         raise KeyboardInterrupt(_stopped(trainer))
     if preview and trainer.accelerator.is_main_process:
-        preview(averaged, folder / "samples.png")
+        with trainer.writing():
+            preview(averaged, folder / "samples.png")
         typer.echo(f"pictures: {folder / 'samples.png'}; more of them: diffusion-book sample --model {folder}")
     return trainer
 

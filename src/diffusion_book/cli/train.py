@@ -40,7 +40,10 @@ def train(
     \b
     Your own, of any sizes:     `diffusion-book train --data folder:my/pictures`
     A run that was stopped:     the same command with --resume
+    Its curves:                 `pip install 'diffusion-book[train]'`, `tensorboard --logdir runs`
     Several GPUs:               `accelerate launch -m diffusion_book.cli train …`
+
+    Several machines need the run's folder on a disk that they share, or --resume each a copy of it.
 
     On a CPU, accelerate starts one process, whatever number it is given, unless it is asked for two like this:
 

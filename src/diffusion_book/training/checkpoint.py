@@ -98,6 +98,13 @@ def origin(checkpoint: Path) -> dict[str, str]:
     return _manifest(checkpoint)[2]
 
 
+def identity(checkpoint: Path) -> str:
+    """Its name and a hash of its manifest, which holds those of all its files: copies have the same, and only they."""
+    manifest = checkpoint / MANIFEST
+    content = manifest.read_bytes() if manifest.is_file() else b""  # what that is, `load` says
+    return f"{checkpoint.name} with SHA-256 {hashlib.sha256(content).hexdigest():.16}…"
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir())

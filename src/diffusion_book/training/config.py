@@ -6,6 +6,7 @@ fields is an error that names the nearest one.
 
 import dataclasses
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -78,6 +79,16 @@ class RunConfig(TrainConfig):
         for name in ("log_every", "checkpoint_every", "keep", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.preview_every < 0:
+            raise ValueError(f"preview_every must be at least 0, which is never, got {self.preview_every}")
+        if not 0 <= self.jitter < math.inf:
+            raise ValueError(f"jitter must be at least 0 and finite, got {self.jitter}; 0 leaves images alone")
+        for step in self.keep_steps:
+            if not 1 <= step <= self.steps:
+                raise ValueError(
+                    f"keep_steps must be steps of the run, 1 to steps = {self.steps}, got {step}; "
+                    "its checkpoint would never be written"
+                )
         if self.times not in TIMES:
             raise ValueError(f"unknown times {self.times!r}; choose one of {', '.join(TIMES)}")
         if self.weight not in WEIGHTS:

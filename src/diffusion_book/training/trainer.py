@@ -42,7 +42,8 @@ class Trainer:
     """One run: what it was told, where it stands, and the folder that it lives in.
 
     The folder holds `config.json`; `log.jsonl`, one line each `log_every` steps (and the same for TensorBoard under
-    `tensorboard/`, where that is installed); `checkpoints/`; and `previews/`.
+    `tensorboard/`, where that is installed); `checkpoints/`; and `previews/`. Of several processes the first writes it
+    and all read it when a run goes on: machines need one that they share, or each a copy of it.
 
     Args:
         config: what to train; see `RunConfig`.
@@ -99,7 +100,7 @@ class Trainer:
 
         Raises:
             CheckpointError: there are checkpoints and resume is not said; or the newest is damaged, or of a run with
-                another configuration.
+                another configuration; or not all processes find the same.
             FloatingPointError: the loss or its gradient became NaN or infinite; no checkpoint of that is written.
         """
         self._start(resume)
@@ -199,7 +200,7 @@ class Trainer:
         }
         by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.config.denoises else []
         parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
-        with self._writing():
+        with self.writing():
             if self.accelerator.is_main_process:
                 with (self.folder / "log.jsonl").open("a") as file:
                     file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
@@ -229,7 +230,7 @@ class Trainer:
         return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Where a full disk or a read-only folder is told as such."""
         try:
             yield
@@ -242,7 +243,7 @@ class Trainer:
     def _start(self, resume: bool) -> None:
         """Make the folder, or go on from what it holds."""
         folder = self.folder / "checkpoints"
-        with self._writing():
+        with self.writing():
             if self.accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
                 checkpoint.remove_unfinished(folder)
@@ -256,12 +257,26 @@ class Trainer:
                     checkpoint.write_whole(self.folder / "config.json", self.config.to_dict())
             self.accelerator.wait_for_everyone()
             newest = checkpoint.latest(folder)
+            self._same_everywhere(newest)
             if newest:
                 self._same_run()
                 self._load(newest)
             if self.accelerator.is_main_process:
                 self._cut_log()
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
+
+    def _same_everywhere(self, newest: Path | None) -> None:
+        """Raise, on every process, unless all found the same checkpoint: else some wait for ever for the others."""
+        from accelerate.utils import gather_object
+
+        found = checkpoint.identity(newest) if newest else "no checkpoint"
+        (first, there), *others = gather_object([(found, str(self.folder))])
+        for process, (other, here) in enumerate(others, start=1):
+            if other != first:
+                raise CheckpointError(
+                    f"process 0 found {first} in {there}, and process {process} found {other} in {here}; "
+                    "all need the same folder, on a disk that they share, or each a copy of it"
+                )
 
     def _same_run(self) -> None:
         """Raise unless the folder's configuration is this one, up to what does not touch the weights."""
@@ -276,7 +291,7 @@ class Trainer:
     def _draw_preview(self) -> None:
         if self.preview and self.accelerator.is_main_process:
             path = self.folder / "previews" / f"{checkpoint.name_of(self.step)}.png"
-            with self._writing():
+            with self.writing():
                 path.parent.mkdir(exist_ok=True)
                 self.preview(self.ema.network, path)
 
