@@ -78,7 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     lines = [
-        f"Microseconds a step of {STEPS}, network and denoiser do nothing; one thread, medians.\n",
+        f"Microseconds a step of {STEPS}, network and denoiser do nothing; one thread, medians.",
+        "The goal is for a denoiser that does nothing, which hands the sampler x̂0. With `from_network` x̂0 is also read "
+        "off ε, as a scheduler's step does: a column for comparison, which has no goal.\n",
         "| sampler | batch of 3×32×32 | diffusers | ours | ratio | ours with `from_network` | ratio | goal |",
         "|---|---|---|---|---|---|---|---|",
     ]

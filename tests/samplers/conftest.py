@@ -2,14 +2,18 @@
 
 import importlib
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from diffusion_book import schedules
+from diffusion_book import process, schedules
 from diffusion_book.samplers import Step
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `walks`
 
 
 class _Double:
@@ -34,6 +38,17 @@ def double(monkeypatch) -> Callable[[type], type]:
         return scheduler
 
     return patched
+
+
+@pytest.fixture
+def same_noise(monkeypatch) -> None:
+    """What a seed draws in single precision is what it draws in double, rounded."""
+
+    def randn_like(x: torch.Tensor, generator: process.Generators) -> torch.Tensor:
+        return process.randn_like(x.double(), generator).to(x.dtype)
+
+    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
+        monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", randn_like)
 
 
 @pytest.fixture

@@ -1,83 +1,39 @@
 """What the samplers share, and what holds for each of them."""
 
 import re
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
+from walks import (
+    CONTINUOUS_ONLY,
+    DETERMINISTIC,
+    GRIDS,
+    SAMPLERS,
+    SCHEDULE,
+    TWO_EVALUATIONS,
+    on,
+    perfect_network,
+)
 
 from diffusion_book import denoise, guidance, process, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.samplers import (
     Step,
-    ddim,
     ddim_invert,
-    ddpm,
-    dpm_solver,
-    euler,
-    euler_ancestral,
-    heun,
     karras_times,
     leading_times,
     log_snr_times,
-    predictor_corrector,
     quadratic_times,
     start_noise,
     uniform_times,
-    unipc,
 )
 from diffusion_book.samplers.common import combine, denoise_at
 
-SCHEDULE = schedules.linear(100)
 ZERO_SNR = schedules.zero_terminal_snr(SCHEDULE)
 RING = ring_of_gaussians()
-GRIDS = [uniform_times, leading_times, quadratic_times, karras_times, log_snr_times]
-
-
-def learned(denoiser, schedule, x, times, generator, callback=None):
-    """`ddpm` with a v that changes from number to number, beside any denoiser."""
-
-    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
-        x0_hat = denoiser(xt, t)
-        return denoise.WithVariance(x0_hat, torch.cos(3 * xt) if x0_hat.shape == xt.shape else x0_hat)
-
-    return ddpm(with_variance, schedule, x, times, generator, "learned", callback)
-
-
-SAMPLERS = {
-    "ddpm": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, callback=callback),
-    "ddpm-large": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, "large", callback),
-    "ddpm-learned": learned,
-    "ddim": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, callback=callback),
-    "ddim-half": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 0.5, g, callback),
-    "ddim-one": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 1.0, g, callback),
-    "euler": lambda d, s, x, times, g, callback=None: euler(d, s, x, times, callback),
-    "euler-ancestral": lambda d, s, x, times, g, callback=None: euler_ancestral(d, s, x, times, g, 1.0, callback),
-    "heun": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, callback=callback),
-    "heun-churn": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, 5.0, generator=g, callback=callback),
-    "dpm-1": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 1, callback=callback),
-    "dpm-2": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, callback=callback),
-    "dpm-3": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, callback=callback),
-    "dpm-2-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, 1.0, g, callback),
-    "dpm-3-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, 1.0, g, callback),
-    "unipc-1": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 1, callback),
-    "unipc-2": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 2, callback),
-    "unipc-3": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 3, callback),
-    "predictor-corrector": lambda d, s, x, times, g, callback=None: predictor_corrector(
-        d, s, x, times, g, callback=callback
-    ),
-}
-DETERMINISTIC = {"ddim", "euler", "heun", "dpm-1", "dpm-2", "dpm-3", "unipc-1", "unipc-2", "unipc-3"}
-TWO_EVALUATIONS = {"heun", "heun-churn", "predictor-corrector"}  # a step, the second of them at s
-CONTINUOUS_ONLY = {"heun-churn"}
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
-
-
-def on(name: str, schedule: schedules.Discrete = SCHEDULE) -> schedules.Schedule:
-    """The schedule, or its continuous self for a sampler that visits times between."""
-    return schedule.continuous() if name in CONTINUOUS_ONLY else schedule
 
 
 def noise(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Generator]:
@@ -123,34 +79,6 @@ def test_data_at_one_point_is_found_exactly_on_every_schedule_and_grid(name, sch
             assert torch.equal(sampled, point.expand(5, 2)), (grid.__name__, steps)
             assert [(step.t, step.s) for step in seen] == list(pairwise(times))
             assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
-
-
-@pytest.fixture
-def same_noise(monkeypatch) -> None:
-    """What a seed draws in single precision is what it draws in double, rounded."""
-
-    def randn_like(x: torch.Tensor, generator: process.Generators) -> torch.Tensor:
-        return process.randn_like(x.double(), generator).to(x.dtype)
-
-    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
-        monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", randn_like)
-
-
-def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, prediction: process.Prediction):
-    """What knows E[x0 | x_t] and says it as this face, from what networks are told: the clock, and "F" a scaled x_t."""
-
-    def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
-        t = clock
-        if isinstance(schedule, schedules.EDM):
-            t = (4 * clock).exp()
-        elif float(schedule.clock(torch.tensor(schedule.T))) != schedule.T:
-            t = schedule.T / 1000 * clock
-        t = t.clamp(max=schedule.T)
-        if prediction == "F":
-            x = torch.hypot(schedule.sigma_data * schedule.a(t, like=x), schedule.b(t, like=x)) * x
-        return process.from_x0(prediction, exact(x, t), schedule, x, t)
-
-    return network
 
 
 @pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)

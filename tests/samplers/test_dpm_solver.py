@@ -260,3 +260,9 @@ def test_a_negative_or_infinite_eta_is_refused(eta):
 def test_noise_without_a_generator_is_refused():
     with pytest.raises(ValueError, match=r"eta > 0 draws noise, so pass a torch\.Generator; eta = 0 needs none"):
         dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], eta=1.0)
+
+
+def test_the_ode_draws_nothing_from_a_generator_that_it_is_given(generator):
+    before = generator.get_state()
+    dpm_solver(lambda xt, t: 0.5 * xt, schedules.Flow(), torch.ones(1, 1), [1.0, 0.5, 0.0], generator=generator)
+    assert torch.equal(generator.get_state(), before)

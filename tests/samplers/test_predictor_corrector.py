@@ -104,6 +104,17 @@ def test_a_corrector_step_is_the_langevin_step_of_the_score(generator):
     torch.testing.assert_close(after, before + delta * data.score(before, a, b) + (2 * delta).sqrt() * z)
 
 
+def test_it_corrects_once_at_the_usual_snr_unless_said(generator):
+    """The 0.16 that the paper has for images, and one Langevin step at each time."""
+    denoiser = denoise.exact(ring_of_gaussians(), SCHEDULE)
+    x = start_noise((5, 2), generator, torch.float64)
+    found, usual = (
+        predictor_corrector(denoiser, SCHEDULE, x, [500, 200, 0], torch.Generator().manual_seed(1), *said)
+        for said in ((), (1, 0.16))
+    )
+    assert torch.equal(found, usual)
+
+
 def test_in_two_dimensions_no_example_is_thrown_away(generator):
     """With the norms of one example's own score the step has no bound: a few in a thousand flew off to 50 and more."""
     data = ring_of_gaussians()

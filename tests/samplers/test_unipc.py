@@ -52,6 +52,16 @@ def test_with_its_corrector_it_is_one_order_better_than_its_predictor(order, cou
     assert found == pytest.approx(order + 1, abs=0.15)
 
 
+def test_the_order_is_two_unless_said(generator):
+    """As that of diffusers' scheduler is."""
+    denoiser = denoise.exact(ring_of_gaussians(), schedules.linear())
+    x, times = start_noise((3, 2), generator), uniform_times(schedules.linear(), 6)
+    found, two, three = (unipc(denoiser, schedules.linear(), x, times, *order) for order in ((), (2,), (3,)))
+    assert UniPCMultistepScheduler().config["solver_order"] == 2
+    assert torch.equal(found, two)
+    assert not torch.equal(found, three)
+
+
 @pytest.mark.parametrize("order", [2, 3])
 def test_the_corrector_costs_no_evaluation(order, generator):
     calls = []
