@@ -302,8 +302,8 @@ def test_a_model_of_the_zoo_draws_the_same_digits_there(run, tmp_path, name):
     times = [int(t) + 1 for t in scheduler.timesteps] + [0] if counted else scheduler.sigmas.double().tolist()
     x0 = samplers.ddim(ours.denoiser(y, x0_max=None), ours.schedule, whole, times)
     assert x0.shape == (2, 1, 28, 28)
-    # Single precision; and the rounding of turned angles, up to 1e-4 of radians, where steps are counted.
-    torch.testing.assert_close(found, x0, rtol=0, atol=1e-2 if counted else 1e-4)
+    # A turned angle of up to 1000 is off by 1000 · 6e-8 in single precision, and a step passes on what it is given.
+    torch.testing.assert_close(found, x0, rtol=0, atol=5e-4)
     assert x0.std() > 0.4, "these are digits"
 
 
