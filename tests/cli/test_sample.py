@@ -215,7 +215,7 @@ def test_a_model_that_is_not_there_is_said_so(run, tmp_path, folder):
 def trained(run, tmp_path):
     run(
         *("train", "--steps", 2, "--batch-size", 4, "--set", "network.channels=16", "--set", "T=20", "-o", "run"),
-        *("--set", "label_dropout=0.1", "--set", "preview_every=0", "--set", "network.patch=1"),
+        *("--set", "label_dropout=0.1", "--set", "preview_every=0"),
     )
     return tmp_path / "run"
 
@@ -238,7 +238,7 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     from diffusion_book.interop.diffusers import load_pipeline
 
     run("export", "--model", trained, "--out", "pipeline")
-    network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
+    network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True, patch=2)
     assert prediction == "v"
     torch.testing.assert_close(schedule.beta, schedules.cosine(20).beta)
     ours = models.find(str(trained)).network
@@ -265,13 +265,56 @@ def test_a_flow_becomes_a_pipeline(run, folder, tmp_path):
     from diffusion_book.interop.diffusers import load_pipeline
 
     straight = tiny(folder, "straight", schedule="flow", T=None, prediction="u", patch=1, classes=10)
-    run("export", "--model", straight, "--out", "pipeline")
+    result = run("export", "--model", straight, "--out", "pipeline")
+    assert result.output == "diffusers: pipeline\n"  # no patches, and nothing to put together
     network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
     assert (repr(schedule), prediction) == (repr(schedules.Flow()), "u")
     ours = models.find(str(straight)).network
     x, t, y = torch.linspace(-1, 1, 1568).reshape(2, 1, 28, 28), torch.tensor([30.0, 700.0]), torch.tensor([1, 2])
     with torch.no_grad():
         torch.testing.assert_close(network(x, t, y), ours(x, t, y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mnist-unet", "mnist-flow"])
+def test_a_model_of_the_zoo_draws_the_same_digits_there(run, tmp_path, name):
+    """The steps of a person who has `diffusers` and the line that `export` prints."""
+    pytest.importorskip("diffusers")
+    from diffusers import DDIMScheduler, DiffusionPipeline
+
+    said = run("export", "--model", name, "--out", "pipeline").output
+    assert said.count("\n") == 2
+    assert "torch.nn.functional.pixel_shuffle(x, 2)" in said
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "pipeline", local_files_only=True)
+    scheduler = pipeline.scheduler
+    if name == "mnist-unet":
+        scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(5)
+    noise, y = torch.randn(2, 4, 14, 14, generator=torch.Generator().manual_seed(3)), torch.tensor([7, 2])
+    xt = noise
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            xt = scheduler.step(pipeline.unet(xt, t, class_labels=y).sample, t, xt).prev_sample
+    found = torch.nn.functional.pixel_shuffle(xt, 2)
+
+    ours = zoo.load(name)
+    whole = torch.nn.functional.pixel_shuffle(noise, 2)
+    counted = name == "mnist-unet"
+    times = [int(t) + 1 for t in scheduler.timesteps] + [0] if counted else scheduler.sigmas.double().tolist()
+    x0 = samplers.ddim(ours.denoiser(y, x0_max=None), ours.schedule, whole, times)
+    assert x0.shape == (2, 1, 28, 28)
+    # A turned angle of up to 1000 is off by 1000 · 6e-8 in single precision, and a step passes on what it is given.
+    torch.testing.assert_close(found, x0, rtol=0, atol=5e-4)
+    assert x0.std() > 0.4, "these are digits"
+
+
+@pytest.mark.parametrize("name", ["mnist-dit", "mnist-classifier"])
+def test_a_model_without_counterpart_in_diffusers_is_told_the_other_format(run, tmp_path, name):
+    kind = type(zoo.load(name).network).__name__
+    told = run("export", "-m", name, "-o", "a", fails=True).stderr
+    assert f"diffusers has no counterpart of a {kind}, only of a UNet; take --format safetensors" in told
+    assert not (tmp_path / "a").exists()
+    run("export", "-m", name, "-f", "safetensors", "-o", "a.safetensors")
+    assert type(zoo.load_file(tmp_path / "a.safetensors").network).__name__ == kind
 
 
 def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):

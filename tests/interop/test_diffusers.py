@@ -20,6 +20,7 @@ from diffusers import (
     UNet2DModel,
 )
 from torch import nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffusion_book import denoise, process, samplers, schedules
 from diffusion_book.interop import load_pipeline, save_pipeline, unet_from_diffusers, unet_to_diffusers
@@ -263,6 +264,91 @@ def test_each_option_is_read_as_diffusers_reads_it_or_named(option, base):
     assert refused > 5, "odd values of every option were read"
 
 
+PATCHED = {
+    "digits": replace(SIZES["digits"], classes=10),
+    "colour": replace(SIZES["tiny"], patch=4, image_channels=3),
+    "learned-variance": replace(SIZES["tiny"], patch=3, image_channels=2, learned_variance=True),
+    "one-pixel": replace(SIZES["tiny"], image_channels=4),
+}
+
+
+@pytest.mark.parametrize("origin", [0, 1])
+@pytest.mark.parametrize("config", PATCHED.values(), ids=PATCHED.keys())
+def test_a_network_with_patches_says_the_same_of_unshuffled_images_and_comes_back_bit_for_bit(
+    config, origin, generator
+):
+    p, classes = config.patch, config.classes
+    ours = randomised(UNet(replace(config, time_origin=origin)))
+    options, state = unet_to_diffusers(ours, (8 * p, 4 * p), time_origin=origin)
+    assert list(options["sample_size"]) == [8, 4]
+    theirs = UNet2DModel(**options).eval()
+    theirs.load_state_dict(state)
+    x = torch.randn(4, config.image_channels, 8 * p, 4 * p, generator=generator)
+    y = torch.tensor([0, 3, 9, 10]) if classes else None
+    with torch.no_grad():
+        expected = ours(x, T4, y)
+        found = theirs(pixel_unshuffle(x, p), T4 - origin, class_labels=y).sample
+        torch.testing.assert_close(pixel_shuffle(found, p), expected, rtol=1e-5, atol=1e-5)
+
+    again = unet_from_diffusers(options, state, last_is_no_label=bool(classes), time_origin=origin, patch=p)
+    assert again.config == ours.config
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert again.stem.weight.is_contiguous()
+    inside = unet_from_diffusers(options, state, last_is_no_label=bool(classes), time_origin=origin)
+    with torch.no_grad():
+        found = pixel_shuffle(inside(pixel_unshuffle(x, p), T4, y), p)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(schedules.linear(20, 1e-3, 0.3), "v"), (schedules.Flow(), "u"), (schedules.EDM(20.0, 0.7), "F")],
+)
+def test_a_pipeline_of_a_network_with_patches_draws_what_ours_draws(schedule, prediction, tmp_path):
+    """Its own loop, whose unshuffled noise is given to ours as noise of images; DDIM where the schedule has steps."""
+    discrete = isinstance(schedule, schedules.Discrete)
+    config = replace(SIZES["tiny"], image_channels=3, patch=2, time_origin=int(discrete))
+    ours = randomised(UNet(config))
+    save_pipeline(tmp_path, ours, schedule, prediction, image_size=16)
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    if discrete:
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    drawn = pipeline(2, num_inference_steps=5, generator=torch.Generator().manual_seed(7), output_type="pt").images
+    assert drawn.shape == (2, 12, 8, 8)
+    found = pixel_shuffle(drawn, 2)
+
+    again, schedule_again, prediction_again = load_pipeline(tmp_path, patch=2)
+    assert again.config == config
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in ours.state_dict().items())
+    assert prediction_again == prediction
+    if discrete:
+        times = [int(k) + 1 for k in pipeline.scheduler.timesteps] + [0]
+    else:
+        times = pipeline.scheduler.sigmas.double().clamp(max=schedule.T).tolist()
+    noise = samplers.start_noise((2, 12, 8, 8), torch.Generator().manual_seed(7), schedule=schedule)
+    denoiser = denoise.from_network(again, schedule_again, prediction)
+    x0 = samplers.ddim(denoiser, schedule_again, pixel_shuffle(noise, 2), times)
+    # As without patches: float32 at each step, and their tables of a and b for a schedule with steps.
+    atol = 1e-4 if discrete else 1e-5
+    torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=atol)
+    assert found.std() > 0.05
+
+
+def test_patches_that_a_network_of_diffusers_has_not_are_named():
+    state = randomised(UNet2DModel(**TINY | {"in_channels": 4, "out_channels": 4})).state_dict()
+    options = TINY | {"in_channels": 4, "out_channels": 4}
+    with pytest.raises(ValueError, match=r"conv_in\.weight looks beyond the patch of its position"):
+        unet_from_diffusers(options, state, patch=2)
+    with pytest.raises(ValueError, match="in_channels = 4 does not fit: patch = 3 needs a multiple of 9"):
+        unet_from_diffusers(options, state, patch=3)
+    with pytest.raises(ValueError, match="patch must be a whole number of at least 1, got 0"):
+        unet_from_diffusers(options, state, patch=0)
+    with pytest.raises(ValueError, match=r"conv_in.weight must have the shape \(16, 4, 3, 3\), got \(16, 4\)"):
+        unet_from_diffusers(options, state | {"conv_in.weight": torch.zeros(16, 4)}, patch=2)
+    unet_from_diffusers(options, state)
+
+
 @pytest.mark.parametrize(
     ("drop", "add", "message"),
     [
@@ -281,7 +367,7 @@ def test_a_weight_that_does_not_fit_is_named(drop, add, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch": 2, "context_dim": 4}, "patch = 2 cannot be written as a UNet2DModel: it has no patches"),
+        ({"patch": 3}, "image_size = 8 does not fit: patch = 3 needs multiples of 3"),
         ({"context_dim": 4}, "context_dim = 4 cannot be written as a UNet2DModel: it reads no text"),
         ({"conditioning": "add", "middle_attention_norm": False}, "middle_attention_norm = False cannot be written"),
     ],

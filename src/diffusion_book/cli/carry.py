@@ -8,8 +8,11 @@ from diffusion_book.cli.models import image_shape
 from diffusion_book.nn import UNet
 
 
-def to_diffusers(model: zoo.Pretrained, folder: Path, size: int | None = None) -> None:
+def to_diffusers(model: zoo.Pretrained, folder: Path, size: int | None = None) -> int:
     """Write a folder that `DiffusionPipeline.from_pretrained` loads.
+
+    Returns:
+        p, with which `pixel_shuffle(x, p)` makes images of what is drawn there; 1 where they already are.
 
     Raises:
         ValueError: the model has no counterpart there. ImportError: `diffusers` is not installed.
@@ -18,11 +21,13 @@ def to_diffusers(model: zoo.Pretrained, folder: Path, size: int | None = None) -
 
     if not isinstance(model.network, UNet) or model.schedule is None or model.prediction is None:
         raise ValueError(
-            f"diffusers has no counterpart of a {type(model.network).__name__}; a UNet can be carried there"
+            f"diffusers has no counterpart of a {type(model.network).__name__}, only of a UNet; "
+            "take --format safetensors for this model"
         )
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give a folder")
     save_pipeline(folder, model.network, model.schedule, model.prediction, image_shape(model, size)[1])
+    return model.network.config.patch
 
 
 def to_safetensors(model: zoo.Pretrained, path: Path) -> None:

@@ -17,6 +17,8 @@ def export(
     """Write a model for `diffusers`, or as one small file of weights in half precision.
 
     `diffusers` gets a folder for DiffusionPipeline.from_pretrained; the file of weights is what --model takes.
+    What a network with patches draws in `diffusers` are unshuffled pictures, which
+    torch.nn.functional.pixel_shuffle puts together.
     """
     if format == "onnx":
         raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
@@ -28,7 +30,13 @@ def export(
     pictures.check_writable(out)
     found = models.find(model)
     if format == "diffusers":
-        carry.to_diffusers(found, out, size)
+        patch = carry.to_diffusers(found, out, size)
     else:
         carry.to_safetensors(found, out)
+        patch = 1
     typer.echo(f"{format}: {out}")
+    if patch > 1:
+        typer.echo(
+            "what is drawn with it are unshuffled pictures: of a tensor x of them, "
+            f"torch.nn.functional.pixel_shuffle(x, {patch}) makes the pictures"
+        )

@@ -4,6 +4,10 @@ Differences are of meaning. Where a schedule has steps, `diffusers` counts the n
 its timestep k is our t = k + 1. A network read from there has `time_origin` = 1; in one written there the step of time
 goes into the first layer behind the sinusoids. Flows and EDM tell a network the same numbers there as here, the
 schedule's `clock`: 1000 t and ¼ ln σ. Only pipelines need the package `diffusers` itself (the extra `interop`).
+
+Theirs has no patches. But a network with `patch` = p is, inside, one of unshuffled images, C p² channels of H/p × W/p,
+and as such it is written. They are the same pixels in another order, in which independent noise stays independent, so
+every scheduler there walks them as it would walk the images; in the end `pixel_shuffle` puts them together.
 """
 
 import importlib.util
@@ -11,6 +15,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffusion_book.nn import UNet, UNetConfig, timestep_embedding
+from diffusion_book.nn._numbers import at_least
 from diffusion_book.process import Prediction
 from diffusion_book.schedules import EDM, Discrete, Flow, Schedule
 
@@ -138,6 +145,7 @@ def unet_from_diffusers(
     state_dict: Mapping[str, Tensor],
     last_is_no_label: bool = False,
     time_origin: int = 1,
+    patch: int = 1,
 ) -> UNet:
     """The U-Net of a `UNet2DModel`, with its weights in float32, ready to evaluate: ours at t is theirs at t − 1.
 
@@ -147,16 +155,21 @@ def unet_from_diffusers(
         last_is_no_label: whether the last of its `num_class_embeds` classes means "no label". `diffusers` does not
             say; otherwise the network wants a label in every call.
         time_origin: the time of ours that they call 0: 1 where they count steps, 0 for flows and EDM.
+        patch: p of the network that `unet_to_diffusers` wrote, for one of images [B, C, H, W] again; 1 leaves one of
+            their unshuffled form [B, C p², H/p, W/p].
 
     Raises:
         ValueError: an option or a weight does not fit a `UNet`; the message names the first.
     """
-    ours = _config_from_diffusers(config, last_is_no_label, time_origin)
+    ours = _in_patches(_config_from_diffusers(config, last_is_no_label, time_origin), patch)
     with torch.device("meta"):  # names and shapes only: no memory, and no random numbers
         unet = UNet(ours)
     left = {_new_name(key): value for key, value in state_dict.items()}
+    expected = unet.state_dict()
+    if patch > 1:
+        expected["stem.weight"] = _widen(expected["stem.weight"])
     state = {}
-    for key, parameter in unet.state_dict().items():
+    for key, parameter in expected.items():
         names = _names(key)
         parts = []
         for name in names:
@@ -173,6 +186,8 @@ def unet_from_diffusers(
         state[key] = torch.cat(parts).reshape(parameter.shape)
     if left:
         raise ValueError(f"{next(iter(left))} has no place in this U-Net; the options do not speak of it")
+    if patch > 1:
+        state["stem.weight"] = _narrow(state["stem.weight"], patch)
     unet.load_state_dict(state, assign=True)
     return unet.eval()
 
@@ -185,20 +200,29 @@ def unet_to_diffusers(
     Weights read by `unet_from_diffusers` go back bit for bit. Those of a network with another `time_origin` than is
     asked for have the step of time in `time_embedding.linear_1`; the outputs then differ by the rounding of an angle.
 
+    With `patch` = p > 1 theirs takes `pixel_unshuffle(x, p)` [B, C p², H/p, W/p] and its output is that of ours in the
+    same form: `pixel_shuffle(…, p)` makes it [B, C, H, W]. Both functions are in `torch.nn.functional`.
+
     Args:
         unet: what to write. Label `classes` still means "no label", but nothing in the options says so.
-        image_size: side, or (height, width), of the images; `diffusers` wants to know before it samples.
+        image_size: side, or (height, width), of the images; `diffusers` wants to know before it samples. The options
+            have it in patches.
         time_origin: the time of ours that they are to call 0: 1 where they count steps, 0 for flows and EDM.
 
     Raises:
-        ValueError: an option of the U-Net is not one of `UNet2DModel`'s; the message names the first.
+        ValueError: an option of the U-Net is not one of `UNet2DModel`'s; the message names the first. Or image_size is
+            no multiple of `patch`.
     """
-    config = _config_to_diffusers(unet.config, image_size)
+    patch = unet.config.patch
+    inside = replace(unet.config, image_channels=unet.config.image_channels * patch**2, patch=1)
+    config = _config_to_diffusers(inside, _side_in_patches(image_size, patch))
     state = {}
     for key, value in unet.state_dict().items():
         value = value.detach()
         if key == "embed_time.layers.0.weight" and unet.config.time_origin != time_origin:
             value = _turn(value, time_origin - unet.config.time_origin, unet.config)
+        if key == "stem.weight" and patch > 1:
+            value = _widen(value)
         names = _names(key)
         for name, part in zip(names, value.chunk(len(names))):
             matrix = ".attentions." in name and part.ndim == 4
@@ -219,6 +243,11 @@ def save_pipeline(
 
     The last has the loop that EDM needs: noise of σ_max to start from, the input scaled by c_in, labels as well. That
     of DDPMPipeline leaves out all three, and that of ConsistencyModelPipeline draws squares only.
+
+    A network with `patch` = p > 1 draws unshuffled images there, [B, C p², H/p, W/p], from any of these schedulers as
+    well as here. Ask for tensors and put them together:
+
+        images = torch.nn.functional.pixel_shuffle(pipeline(output_type="pt").images, p)
 
     Args:
         folder: is made, and may exist.
@@ -244,7 +273,9 @@ def save_pipeline(
     pipeline(model, getattr(diffusers, scheduler)(**options)).save_pretrained(folder, safe_serialization=True)
 
 
-def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[UNet, Schedule, Prediction]:
+def load_pipeline(
+    folder: Path | str, last_is_no_label: bool = False, patch: int = 1
+) -> tuple[UNet, Schedule, Prediction]:
     """The network, schedule and prediction of a pipeline's folder, as `diffusers` or `save_pipeline` wrote it.
 
     How its scheduler steps is left behind: the spacing of its times, σ_min and ρ of EDM, the shift of a flow, which
@@ -252,7 +283,7 @@ def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[U
 
     Args:
         folder: has unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json.
-        last_is_no_label: see `unet_from_diffusers`.
+        last_is_no_label, patch: see `unet_from_diffusers`; nothing in the folder says either.
 
     Returns:
         The network, ready to evaluate; its schedule, with DDPM's steps, `Flow` or `EDM`; its prediction. Where EDM's
@@ -275,7 +306,7 @@ def load_pipeline(folder: Path | str, last_is_no_label: bool = False) -> tuple[U
         tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights} is damaged, or no safetensors file ({error}); fetch it again") from error
-    unet = unet_from_diffusers(config, tensors, last_is_no_label, _time_origin(schedule))
+    unet = unet_from_diffusers(config, tensors, last_is_no_label, _time_origin(schedule), patch)
     if unet.config.learned_variance and not isinstance(schedule, Discrete):
         raise ValueError(f"out_channels = {config['out_channels']} does not fit: {schedule!r} has no variance to learn")
     with torch.no_grad():
@@ -448,7 +479,6 @@ def _config_to_diffusers(config: UNetConfig, image_size: int | tuple[int, int] |
 
     attends, add = config.attends_in_the_middle, config.conditioning == "add"
     norm = config.middle_attention_norm
-    check("patch", config.patch == 1, "it has no patches")
     check("context_dim", config.context_dim == 0, "it reads no text")
     check("middle_attention_norm", norm or not add or not attends, 'under conditioning = "add" it always has one')
     check("norm_eps", config.norm_eps > 0, "it must be positive")
@@ -480,6 +510,42 @@ def _config_to_diffusers(config: UNetConfig, image_size: int | tuple[int, int] |
         "add_attention": attends,
         "num_class_embeds": config.classes + config.no_label if config.classes else None,
     }
+
+
+def _in_patches(config: UNetConfig, patch: int) -> UNetConfig:
+    """Of a network of unshuffled images, the one of images that it is inside of."""
+    at_least(1, patch=patch)
+    channels, left = divmod(config.image_channels, patch**2)
+    if left:
+        raise ValueError(
+            f"in_channels = {config.image_channels} does not fit: patch = {patch} needs a multiple of {patch**2}"
+        )
+    return replace(config, image_channels=channels, patch=patch)
+
+
+def _side_in_patches(image_size: int | tuple[int, int] | None, patch: int) -> int | tuple[int, int] | None:
+    if image_size is None or patch == 1:
+        return image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height % patch or width % patch:
+        raise ValueError(f"image_size = {image_size!r} does not fit: patch = {patch} needs multiples of {patch}")
+    return height // patch if height == width else (height // patch, width // patch)
+
+
+def _widen(weight: Tensor) -> Tensor:
+    """A stem's weight of patches [F, C, p, p] as one of unshuffled images [F, C p², 3, 3]: it looks at no neighbour."""
+    return F.pad(weight.reshape(len(weight), -1, 1, 1), (1, 1, 1, 1))
+
+
+def _narrow(weight: Tensor, patch: int) -> Tensor:
+    """The way back."""
+    centre = weight[:, :, 1:2, 1:2]
+    if weight.count_nonzero() > centre.count_nonzero():
+        raise ValueError(
+            f"conv_in.weight looks beyond the patch of its position, which no stem with patch = {patch} does; "
+            "read it with patch = 1, and unshuffle the images"
+        )
+    return centre.reshape(len(weight), -1, patch, patch).contiguous()
 
 
 def _turn(weight: Tensor, step: int, config: UNetConfig) -> Tensor:
