@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import not_a_tensor
 from diffusion_book.schedules import Discrete, Schedule, Time, check_batch, check_floating, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
@@ -341,6 +342,9 @@ def run_network(
     The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
     input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
     are not None are passed by name: y, context, …. Chapters 4 and 6.
+
+    Raises:
+        ValueError: the network returns no tensor, as those of other libraries do; or t is outside 0 … T.
     """
     given = {name: value for name, value in conditions.items() if value is not None}
     t = schedule.check_time(t)
@@ -348,7 +352,10 @@ def run_network(
         xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
     clock = schedule.clock(t)
     real = torch.promote_types(xt.dtype, torch.float32)
-    return network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    if not isinstance(output, Tensor):
+        raise not_a_tensor("the network", output)
+    return output
 
 
 def _same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:

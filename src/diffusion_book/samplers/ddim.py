@@ -7,6 +7,7 @@ chapter 7 proves it in three lines.
 
 from torch import Tensor
 
+from diffusion_book._checks import at_least
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
@@ -101,10 +102,9 @@ def ddim_invert(
         x_T [B, …], or x at times[0].
 
     Raises:
-        ValueError: iterations is below 1, or a(times[0]) = 0.
+        ValueError: iterations is no whole number above 0, or a(times[0]) = 0.
     """
-    if not iterations >= 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    at_least(1, iterations=iterations)
     times = check_times(schedule, times)
     a, b, _ = coefficients(schedule, times)
     if a[0] == 0:
