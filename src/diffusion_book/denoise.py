@@ -21,7 +21,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class WithVariance(NamedTuple):
-    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`."""
+    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`.
+
+    Source: Nichol and Dhariwal 2021, section 3.1.
+    """
 
     x0_hat: Tensor
     v: Tensor
@@ -61,7 +64,10 @@ def from_network(
         conditions: further inputs by the network's own names, such as context=[B, L, D].
 
     Raises:
-        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`.
+        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`, or
+            the network returns no tensor.
+
+    Source: that of `process.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
     _known(prediction)
 

@@ -101,7 +101,10 @@ def repaint(
 
 
 class Start(NamedTuple):
-    """Where a sampler starts, and the grid from there: `ddim(denoiser, schedule, *start)`."""
+    """Where a sampler starts, and the grid from there: `ddim(denoiser, schedule, *start)`.
+
+    Source: Meng et al. 2022, algorithm 1, whose start it is.
+    """
 
     xt: Tensor
     times: Times

@@ -38,7 +38,7 @@ def start_noise(
     device: torch.device | str | None = None,
     schedule: Schedule | None = None,
 ) -> Tensor:
-    """x_T ~ N(0, prior_std²), where the reverse process starts (chapter 3).
+    """x_T ~ N(0, prior_std²), where the reverse process starts (Ho et al. 2020, algorithm 2). Chapter 3.
 
     It is drawn on the generator's device and then moved, so that a CPU seed gives the same picture on any machine.
 

@@ -39,6 +39,8 @@ def ddim(
 
     Raises:
         ValueError: eta is negative or above 1, or eta > 0 without a generator.
+
+    Source: Song et al. 2021a, equation 12, with η as in equation 16.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
@@ -75,7 +77,10 @@ def euler_ancestral(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η."""
+    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η.
+
+    Source: Song et al. 2021a, equation 16, for the noise.
+    """
     return ddim(denoiser, schedule, xt, times, eta, generator, callback)
 
 

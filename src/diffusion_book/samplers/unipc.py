@@ -37,7 +37,8 @@ def unipc(
     Raises:
         ValueError: order is another.
 
-    Source: the variant B(h) = e^h − 1 ("bh2") on x̂0, as in diffusers, with which tests compare.
+    Source: Zhao et al. 2023, theorem 3.1 and algorithms 5 to 8; the variant B(h) = e^h − 1 ("bh2") on x̂0, as in
+    diffusers, with which tests compare.
     """
     check_order(order)
     times = check_times(schedule, times)
