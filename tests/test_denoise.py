@@ -1,9 +1,12 @@
 """Denoisers against closed forms."""
 
+import importlib
+import re
+
 import pytest
 import torch
 
-from diffusion_book import denoise, process, samplers, schedules
+from diffusion_book import denoise, guidance, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.process import PREDICTIONS
 from diffusion_book.schedules import EDM, VP, Cosine, Flow
@@ -147,6 +150,35 @@ def test_a_network_of_another_shape_is_refused(shape):
     denoiser = denoise.from_network(lambda xt, t: torch.zeros(shape), SCHEDULE, "v")
     with pytest.raises(ValueError, match=r"a prediction must have the shape of x_t, \(2, 3, 4\), got \(2"):
         denoiser(torch.zeros(2, 3, 4), torch.tensor([5, 6]))
+
+
+@pytest.mark.parametrize("make", [denoise.from_network, denoise.from_network_with_variance])
+def test_a_network_of_diffusers_is_refused_with_what_to_pass(make):
+    importlib.import_module("diffusion_book.data._torchvision")  # diffusers imports torchvision: see there
+    UNet2DModel = importlib.import_module("diffusers").UNet2DModel
+    network = UNet2DModel(
+        8,
+        1,
+        1,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"],
+    )
+    xt, t = torch.zeros(2, 1, 8, 8), torch.tensor(5).expand(2)
+    message = "the network must return a tensor, got UNet2DOutput; pass lambda x, t: net(x, t).sample"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(network, SCHEDULE, "eps")(xt, t)
+    with torch.no_grad():
+        x0_hat = denoise.from_network(lambda x, t: network(x, t).sample, SCHEDULE, "x0")(xt, t)
+        assert torch.equal(x0_hat, network(xt, 5).sample)
+
+
+@pytest.mark.parametrize("rule", [lambda d: guidance.rescale(d, d), guidance.threshold])
+def test_guidance_of_a_denoiser_that_returns_no_tensor_is_refused(rule):
+    message = "the denoiser must return a tensor, got tuple; pass lambda x, t: net(x, t)[0]"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rule(lambda xt, t: (xt, xt))(torch.zeros(2, 3), torch.tensor([5, 5]))
 
 
 def test_conditions_reach_the_network_by_name():

@@ -244,10 +244,10 @@ def test_a_mask_or_picture_that_does_not_fit_is_refused(mask, known, message):
         editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known, mask, generator)
 
 
-@pytest.mark.parametrize("bad", [{"resamplings": 0}, {"jump": 0}, {"resamplings": math.nan}])
+@pytest.mark.parametrize("bad", [{"resamplings": 0}, {"jump": 0}, {"resamplings": math.nan}, {"jump": 1.5}])
 def test_repaint_needs_a_round_and_a_step(bad):
     x, generator = noise(9, 5, 2)
-    with pytest.raises(ValueError, match="resamplings and jump must be at least 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a whole number of at least 1, got"):
         editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], x, FIRST, generator, **bad)
 
 
@@ -305,8 +305,12 @@ def test_a_strength_outside_its_range_is_refused(strength):
 def test_a_bad_grid_or_picture_is_refused():
     with pytest.raises(ValueError, match="must end at the data"):
         editing.sdedit(SCHEDULE, torch.zeros(1, 2), [100, 50], 0.5, torch.Generator())
-    with pytest.raises(ValueError, match=r"x0 must be floating point, got torch\.int64"):
+    with pytest.raises(ValueError, match=r"a batch must be floating point, got torch\.int64"):
         editing.sdedit(SCHEDULE, torch.zeros(1, 2, dtype=torch.long), [100, 0], 0.5, torch.Generator())
+    with pytest.raises(ValueError, match=r"a batch must be a tensor \[B, …\], got NoneType"):
+        editing.sdedit(SCHEDULE, None, [100, 0], 0.5, torch.Generator())
+    with pytest.raises(ValueError, match=r"a batch must be a tensor \[B, …\], got NoneType"):
+        editing.repaint(lambda xt, t: xt, SCHEDULE, None, [100, 0], torch.zeros(1, 2), FIRST, torch.Generator())
 
 
 # Slerp ---------------------------------------------------------------------------------------------------------

@@ -289,6 +289,30 @@ def test_a_classifier_that_gives_no_gradient_is_refused(generator):
             guidance.classifier(exact, SCHEDULE, log_prob)(xt, t)
 
 
+def test_a_classifier_guides_in_inference_mode(generator):
+    """Also where its start, and so each x_t, was made there; a classifier that is in that mode itself is told so."""
+    xt, t = batch(SCHEDULE, generator)
+    exact = denoise.exact(MIXTURE, SCHEDULE)
+
+    def log_prob(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return (t[:, None] * xt**2).sum(1).sin()
+
+    expected = guidance.classifier(exact, SCHEDULE, log_prob)(xt, t)
+    with torch.inference_mode():
+        assert torch.equal(guidance.classifier(exact, SCHEDULE, log_prob)(xt, t), expected)
+        made_there = guidance.classifier(exact, SCHEDULE, log_prob)(xt.clone(), t.clone())
+        assert torch.equal(made_there, expected)
+    with pytest.raises(ValueError, match=r"without a gradient; is it under torch\.no_grad or inference_mode\?"):
+        guidance.classifier(exact, SCHEDULE, torch.inference_mode()(log_prob))(xt, t)
+
+
+def test_a_classifier_that_returns_no_tensor_is_refused(generator):
+    xt, t = batch(SCHEDULE, generator)
+    exact = denoise.exact(MIXTURE, SCHEDULE)
+    with pytest.raises(ValueError, match="log_prob must return a tensor, got NoneType"):
+        guidance.classifier(exact, SCHEDULE, lambda xt, t: None)(xt, t)
+
+
 # Where guidance goes wrong ---------------------------------------------------------------------------------------
 
 

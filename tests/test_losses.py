@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -12,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from diffusion_book import losses, process, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
-from diffusion_book.denoise import exact
+from diffusion_book.denoise import WithVariance, exact, from_network_with_variance
 from diffusion_book.process import PREDICTIONS
 from diffusion_book.schedules import EDM, VP, Cosine, Discrete, Flow
 
@@ -122,6 +123,29 @@ def test_a_network_of_another_shape_is_refused():
     x = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"shape of its input, \(2, 3, 4, 4\), got \(2, 6, 4, 4\)"):
         losses.simple_loss(lambda xt, t: torch.cat([xt, xt], 1), LINEAR, x, torch.tensor([1, 2]), x)
+
+
+def test_a_network_that_returns_no_tensor_is_refused():
+    """The records of diffusers, the pairs of others, nothing: in both losses and in the bound."""
+    x, t = torch.zeros(2, 3), torch.tensor([5, 5])
+    for answer, got in (
+        (SimpleNamespace(sample=x), "SimpleNamespace; pass lambda x, t: net(x, t).sample"),
+        ((x, x), "tuple; pass lambda x, t: net(x, t)[0]"),
+        (None, "NoneType; return it as torch.Tensor"),
+    ):
+        message = re.escape(f"must return a tensor, got {got}")
+        for loss in (losses.simple_loss, losses.hybrid_loss):
+            with pytest.raises(ValueError, match=f"the network {message}"):
+                loss(lambda x, t, answer=answer: answer, LINEAR_10, x, t, x)
+        with pytest.raises(ValueError, match=f"the denoiser {message}"):
+            losses.vlb(lambda x, t, answer=answer: answer, LINEAR_10, x, torch.Generator())
+
+
+def test_data_that_are_no_tensor_are_refused():
+    x, t = torch.zeros(2, 3), torch.tensor([5, 5])
+    for x0, eps in ((x.numpy(), x), (x, None)):
+        with pytest.raises(ValueError, match=r"a batch must be a tensor \[B, …\], got (ndarray|NoneType)"):
+            losses.simple_loss(lambda x, t: x, LINEAR_10, x0, t, eps)
 
 
 def test_training_at_time_zero_is_refused():
@@ -630,6 +654,43 @@ def test_the_gradient_of_the_hybrid_loss_is_right(images, generator):
     assert torch.autograd.gradcheck(loss, (v,), eps=1e-6, rtol=1e-5)
 
 
+def test_the_bound_of_a_learned_variance_is_what_the_hybrid_loss_trains(images, generator):
+    """Term by term, with the same noise, at t = 1 too."""
+    (x0, _), schedule, network = images, schedules.linear(20, 0.01, 0.3), TwoHeads(generator)
+    state = generator.get_state()
+    found = losses.vlb(from_network_with_variance(network, schedule, "v"), schedule, x0, generator)
+    generator.set_state(state)
+    terms = torch.cat([found.reconstruction[:, None], found.steps], 1)
+    for t in range(1, 21):
+        times, eps = torch.full((4,), t), process.randn_like(x0, generator)
+        simple, both = (losses.hybrid_loss(network, schedule, x0, times, eps, "v", vlb_weight=w) for w in (0.0, 1.0))
+        torch.testing.assert_close(terms[:, t - 1], (both - simple).detach() * 18 / 20, rtol=1e-9, atol=0)
+
+
+def test_with_the_true_variances_the_bound_of_a_gaussian_is_its_entropy(generator):
+    """Each reverse step of Gaussian data is Gaussian: with mean and variance right, nothing but the prior is lost."""
+    schedule, std, n = schedules.linear(6, 0.1, 0.6), 0.7, 40_000
+    data = gaussian(std, dim=1)
+    x0 = data.sample(n, generator)
+    beta, alpha_bar = schedule.beta[1:], schedule.alpha_bar
+    before, now = (alpha_bar[i] * std**2 + 1 - alpha_bar[i] for i in (slice(0, -1), slice(1, None)))
+    variance = before * beta / now  # of x_{t−1} given x_t
+    small = beta * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
+    small[0] = small[1]
+    v = 2 * (variance / small).log() / (beta / small).log() - 1
+    best = exact(data, schedule)
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> WithVariance:
+        return WithVariance(best(xt, t), v[t - 1][:, None].to(xt))
+
+    found = losses.vlb(denoiser, schedule, x0, generator, levels=None).total()
+    end = now[-1].item()
+    expected = 0.5 * math.log(2 * math.pi * math.e * std**2) + 0.5 * (end - 1 - math.log(end))
+    assert abs(found.mean().item() - expected) < 4 * found.std().item() / n**0.5
+    fixed = losses.vlb(best, schedule, x0, generator, levels=None).total()
+    assert fixed.mean().item() > expected + 0.05
+
+
 @pytest.mark.parametrize(("data_std", "v"), [(1e-3, -1.0), (1e3, 1.0)])
 def test_the_best_v_is_small_for_a_point_and_large_for_wide_data(data_std, v, generator):
     """The variance of x_{t−1} given x_t is the posterior's for data at a point, and near β_t for wide data."""
@@ -818,6 +879,8 @@ def test_a_denoiser_of_another_shape_is_refused_in_the_bound(shape):
     message = re.escape(f"the denoiser must return the shape of x_t, (2, 3, 4, 4), got {shape}")
     with pytest.raises(ValueError, match=message):
         losses.vlb(lambda xt, t: torch.zeros(shape), LINEAR_10, x0, generator)
+    with pytest.raises(ValueError, match=message):
+        losses.vlb(lambda xt, t: WithVariance(xt, torch.zeros(shape)), LINEAR_10, x0, generator)
 
 
 @pytest.mark.parametrize(("mean", "std"), [((2, 1), (2, 3)), ((2, 3), (2, 1, 3)), ((2, 3), (4,)), ((3,), ())])

@@ -515,8 +515,8 @@ def test_f_of_a_scaled_schedule_is_edms_at_the_same_noise(schedule, generator):
         torch.testing.assert_close(process.target("F", schedule, x0, eps, t), theirs, rtol=1e-12, atol=1e-12)
         seen = []
         xt = process.add_noise(schedule, x0, t, eps)
-        process.run_network(lambda x, t: seen.append(x), "F", schedule, xt, t)
-        process.run_network(lambda x, t: seen.append(x), "F", edm, xt / schedule.a(t)[:, None], schedule.sigma(t))
+        process.run_network(lambda x, t: seen.append(x) or x, "F", schedule, xt, t)
+        process.run_network(lambda x, t: seen.append(x) or x, "F", edm, xt / schedule.a(t)[:, None], schedule.sigma(t))
         torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=1e-12)
     finally:
         schedule.sigma_data = EDM().sigma_data if isinstance(schedule, EDM) else 1.0
@@ -621,7 +621,7 @@ def test_times_on_the_cpu_serve_a_batch_on_another_device():
         for prediction in ("x0", "v", "u", "F"):
             found += [process.target(prediction, schedule, x, x, t), process.to_x0(prediction, x, schedule, x, t)]
             found += [process.from_x0(prediction, x, schedule, x, t)]
-            found += process.run_network(lambda xt, t: [xt, t], prediction, schedule, x, t)
+            process.run_network(lambda xt, t, found=found: found.extend([xt, t]) or xt, prediction, schedule, x, t)
         assert all(tensor.device.type == "meta" for tensor in found)
 
 
@@ -653,7 +653,7 @@ def test_a_network_for_f_sees_inputs_of_variance_one(schedule, generator):
     for t in times_of(schedule, 3):
         x0 = schedule.sigma_data * normal(generator, n, 1)
         xt = process.add_noise(schedule, x0, t, normal(generator, n, 1))
-        process.run_network(lambda x, t: seen.append(x), "F", schedule, xt, t)
+        process.run_network(lambda x, t: seen.append(x) or x, "F", schedule, xt, t)
         # The variance of a sample variance of n normal numbers is 2/n.
         assert seen[-1].var().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import not_a_tensor
 from diffusion_book.process import PREDICTIONS, Prediction, run_network, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule
 
@@ -20,7 +21,10 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class WithVariance(NamedTuple):
-    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`."""
+    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`.
+
+    Source: Nichol and Dhariwal 2021, section 3.1.
+    """
 
     x0_hat: Tensor
     v: Tensor
@@ -60,7 +64,10 @@ def from_network(
         conditions: further inputs by the network's own names, such as context=[B, L, D].
 
     Raises:
-        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`.
+        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`, or
+            the network returns no tensor.
+
+    Source: that of `process.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
     _known(prediction)
 
@@ -154,6 +161,18 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
     return denoiser
 
 
+def x0_of(answer: Tensor | WithVariance) -> Tensor:
+    """The x̂0 [B, …] in a denoiser's answer of either kind. Chapter 6.
+
+    Raises:
+        ValueError: there is no tensor in it.
+    """
+    x0_hat = answer.x0_hat if isinstance(answer, WithVariance) else answer
+    if not isinstance(x0_hat, Tensor):
+        raise not_a_tensor("the denoiser", x0_hat)
+    return x0_hat
+
+
 def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVariance) -> Answer:
     """What a rule makes of the x̂0 of denoisers' answers, with the learned variance of the first, if it has one.
 
@@ -164,7 +183,7 @@ def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVari
         rule: from as many x̂0 [B, …] as there are answers to one.
         first, others: what denoisers returned; v is taken from `first` alone.
     """
-    x0_hat = rule(*(answer.x0_hat if isinstance(answer, WithVariance) else answer for answer in (first, *others)))
+    x0_hat = rule(*(x0_of(answer) for answer in (first, *others)))
     return first._replace(x0_hat=x0_hat) if isinstance(first, WithVariance) else x0_hat
 
 

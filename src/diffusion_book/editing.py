@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import at_least
 from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
 from diffusion_book.samplers.grids import Times, check_times
-from diffusion_book.schedules import Discrete, Schedule, expand
+from diffusion_book.schedules import Discrete, Schedule, check_floating, expand
 
 
 def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
@@ -74,12 +75,11 @@ def repaint(
         x_0 [B, …]; on the mask it is `known`.
 
     Raises:
-        ValueError: resamplings or jump is below 1; mask is not bool; known or mask does not fit x_t.
+        ValueError: resamplings or jump is no whole number above 0; mask is not bool; known or mask does not fit x_t.
 
     Source: Lugmayr et al. 2022, algorithm 1.
     """
-    if not (resamplings >= 1 and jump >= 1):
-        raise ValueError(f"resamplings and jump must be at least 1, got {resamplings} and {jump}")
+    at_least(1, resamplings=resamplings, jump=jump)
     _check_mask(mask)
     times = check_times(schedule, times)
     keep, wanted = _fit(xt, known, mask)
@@ -101,7 +101,10 @@ def repaint(
 
 
 class Start(NamedTuple):
-    """Where a sampler starts, and the grid from there: `ddim(denoiser, schedule, *start)`."""
+    """Where a sampler starts, and the grid from there: `ddim(denoiser, schedule, *start)`.
+
+    Source: Meng et al. 2022, algorithm 1, whose start it is.
+    """
 
     xt: Tensor
     times: Times
@@ -130,8 +133,7 @@ def sdedit(schedule: Schedule, x0: Tensor, times: Times, strength: float, genera
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {strength}; at 0 nothing would change")
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 must be floating point, got {x0.dtype}; scale pictures to [−1, 1] first")
+    check_floating(x0)
     times = check_times(schedule, times)
     first = min(range(len(times) - 1), key=lambda i: abs(times[i] - strength * schedule.T))
     rest: Times = times[first:]
@@ -205,6 +207,7 @@ def _check_mask(mask: Tensor) -> None:
 
 def _fit(xt: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mask, and the known part in x_t's dtype, on x_t's device; zero where nothing is known."""
+    check_floating(xt)
     for name, value in (("known", known), ("mask", mask)):
         fits = value.ndim <= xt.ndim and all(n in (1, m) for n, m in zip(value.shape[::-1], xt.shape[::-1]))
         if not fits:

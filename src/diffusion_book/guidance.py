@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import not_a_tensor
 from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
 from diffusion_book.process import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
@@ -268,17 +269,24 @@ def _rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
 def _gradient(log_prob: Callable[[Tensor, Tensor], Tensor], xt: Tensor, t: Tensor) -> Tensor:
     """∇ log p(y|x_t), [B, …]. It carries a graph only where x_t does, as for the likelihood of a guided model."""
     graph = torch.is_grad_enabled() and xt.requires_grad
-    with torch.enable_grad():
-        x = xt if graph else xt.detach().requires_grad_()
-        value = log_prob(x, t)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = xt if graph else _outside(xt).detach().requires_grad_()
+        value = log_prob(x, _outside(t))
+        if not isinstance(value, Tensor):
+            raise not_a_tensor("log_prob", value)
         if value.shape != xt.shape[:1] or not value.requires_grad:
-            kind = "" if value.requires_grad else " without a gradient; is it under torch.no_grad?"
+            kind = "" if value.requires_grad else " without a gradient; is it under torch.no_grad or inference_mode?"
             raise ValueError(
                 f"log_prob must return one number for each of the {len(xt)} examples, differentiable in x_t, "
                 f"got shape {tuple(value.shape)}{kind}"
             )
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
     return gradient
+
+
+def _outside(x: Tensor) -> Tensor:
+    """What `torch.inference_mode` made has no gradient, even where that mode is off; a copy has."""
+    return x.clone() if x.is_inference() else x
 
 
 def _weight(w: Weight, xt: Tensor) -> Weight:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import at_least
+from diffusion_book.denoise import WithVariance, x0_of
 from diffusion_book.process import (
     Generators,
     Prediction,
@@ -158,7 +160,7 @@ class VLB(NamedTuple):
 
 @torch.no_grad()
 def vlb(
-    denoiser: Callable[[Tensor, Tensor], Tensor],
+    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
     schedule: Discrete,
     x0: Tensor,
     generator: Generators,
@@ -166,10 +168,12 @@ def vlb(
 ) -> VLB:
     """All terms of the variational bound, with one draw of x_t for each t (Ho et al. 2020, equation 5). Chapter 3.
 
-    The model's steps have the posterior's variance; the last one, to the data, has b_1² (= β_1) around x̂0.
+    The model's steps have the posterior's variance; the last one, to the data, has b_1² (= β_1) around x̂0. With a
+    learned variance all have that of `process.learned_std`, and these are the terms that `hybrid_loss` trains (Nichol
+    and Dhariwal 2021, section 3.1).
 
     Args:
-        denoiser: (x_t, t) → x̂0.
+        denoiser: (x_t, t) → x̂0; or x̂0 and v, as one made by `denoise.from_network_with_variance`.
         x0: [B, …] in [−1, 1] where there are levels.
         generator: the source of the noise; or one for each example.
         levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
@@ -180,18 +184,36 @@ def vlb(
     """
     check_discrete(schedule)
     check_batch(x0)
-    steps = []
+    terms = []  # L_0, L_1, …
     for t in range(1, schedule.T + 1):
         xt = add_noise(schedule, x0, t, randn_like(x0, generator))
-        x0_hat = denoiser(xt, torch.full((len(x0),), t, device=x0.device))
-        if x0_hat.shape != x0.shape:
-            raise ValueError(f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(x0_hat.shape)}")
-        if t == 1:
-            std = schedule.b(1, like=x0).expand_as(x0)
-            last = reconstruction(x0, x0_hat, std, levels)
+        times = torch.full((len(x0),), t, device=x0.device)
+        answer = denoiser(xt, times)
+        x0_hat = x0_of(answer)
+        for part in answer if isinstance(answer, WithVariance) else [x0_hat]:
+            if part.shape != x0.shape:
+                raise ValueError(
+                    f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(part.shape)}"
+                )
+        if isinstance(answer, WithVariance):
+            mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, answer.v.to(x0), t)
+            terms.append(_bound_at(schedule, xt, x0, mean, std, times, levels))
+        elif t == 1:
+            terms.append(reconstruction(x0, x0_hat, schedule.b(1, like=x0).expand_as(x0), levels))
         else:
-            steps.append(posterior_kl(schedule, x0, x0_hat, t))
-    return VLB(prior_kl(schedule, x0), torch.stack(steps, 1), last)
+            terms.append(posterior_kl(schedule, x0, x0_hat, t))
+    return VLB(prior_kl(schedule, x0), torch.stack(terms[1:], 1), terms[0])
+
+
+def _bound_at(
+    schedule: Discrete, xt: Tensor, x0: Tensor, mean: Tensor, std: Tensor, t: Tensor, levels: int | None
+) -> Tensor:
+    """The bound's term at each time t [B], in nats, [B], of a model whose step from x_t is N(mean, std²)."""
+    true = posterior(schedule, xt, x0, t)
+    noisy = (t > 1).to(x0.device)
+    ratio = torch.where(expand(noisy, x0) > 0, true.std, std) / std  # at t = 1 the posterior is a point: see below
+    kl = 0.5 * (ratio**2 - 1 - 2 * ratio.log() + ((true.mean - mean) / std) ** 2).flatten(1).sum(1)
+    return torch.where(noisy, kl, reconstruction(x0, mean, std, levels))
 
 
 def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 256) -> Tensor:
@@ -267,13 +289,9 @@ def hybrid_loss(
     output, v = output.chunk(2, dim=1)
     simple = ((output - target(prediction, schedule, x0, eps, t)) ** 2).flatten(1).mean(1)
     with torch.no_grad():
-        true = posterior(schedule, xt, x0, t)
         mean = posterior(schedule, xt, to_x0(prediction, output, schedule, xt, t), t).mean
     std = learned_std(schedule, v, t)
-    noisy = (t > 1).to(x0.device)
-    ratio = torch.where(expand(noisy, x0) > 0, true.std, std) / std  # at t = 1 the posterior is a point: see below
-    kl = 0.5 * (ratio**2 - 1 - 2 * ratio.log() + ((true.mean - mean) / std) ** 2).flatten(1).sum(1)
-    bound = torch.where(noisy, kl, reconstruction(x0, mean, std, levels))
+    bound = _bound_at(schedule, xt, x0, mean, std, t, levels)
     return simple + vlb_weight * schedule.T * bound / x0[0].numel()
 
 
@@ -324,8 +342,7 @@ def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     if losses.shape != t.shape or losses.ndim != 1:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
     _positive("T", T)
-    if not isinstance(bins, Integral) or bins < 1:
-        raise ValueError(f"bins must be a whole number of at least 1, got {bins}")
+    at_least(1, bins=bins)
     if not bool(((t >= 0) & (t <= T)).all()):
         raise ValueError(f"t must lie in 0 … T = {T:g}, got {t.min().item():.6g} … {t.max().item():.6g}")
     part = (t.to(losses.device).double() * bins / T).ceil().long().clamp(1, bins) - 1

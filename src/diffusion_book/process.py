@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import not_a_tensor
 from diffusion_book.schedules import Discrete, Schedule, Time, check_batch, check_floating, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
@@ -80,7 +81,10 @@ def posterior(schedule: Schedule, xt: Tensor, x0: Tensor, t: Time, s: Time | Non
 
 
 class PosteriorCoefficients(NamedTuple):
-    """q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²), in float64; see `posterior_coefficients`. Chapter 3."""
+    """q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²), in float64; see `posterior_coefficients`. Chapter 3.
+
+    Source: Kingma et al. 2021, appendix A.
+    """
 
     c_0: Tensor
     c_t: Tensor
@@ -235,7 +239,7 @@ def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tens
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
     """What a network that predicts this face is trained to output, p x0 + q ε, for noisy t. Chapters 3 and 4.
 
-    Source: that of its line in the table of `coefficients`.
+    Source: that of its line in the table of `coefficients`, such as Salimans and Ho 2022, appendix D, for v.
 
     Raises:
         ValueError: x0 and eps are not floating point batches of one shape; t is not noisy; or unknown prediction.
@@ -290,7 +294,8 @@ def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: flo
 def clip(x0: Tensor, x0_max: float) -> Tensor:
     """x0 within ±x0_max; what is infinite becomes NaN, for a sampler to find, rather than a black or white pixel.
 
-    The code of Ho et al. 2020 clips x̂0 so at each step, to 1. Chapter 6.
+    The code of Ho et al. 2020 clips x̂0 so at each step, to 1; Saharia et al. 2022, section 2.3, call it static
+    thresholding. Chapter 6.
 
     Raises:
         ValueError: x0_max is not positive.
@@ -317,7 +322,9 @@ def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Ten
 
 
 def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, t: Time) -> Tensor:
-    """Write x0 as the face that a network predicts, for noisy t: the inverse of `to_x0`, with its sources. Chapter 3.
+    """Write x0 as the face that a network predicts, for noisy t: the inverse of `to_x0`. Chapter 3.
+
+    Source: as of `to_x0`; Ho et al. 2020, equation 15, for ε.
 
     With ε = (x_t − a x0)/b it is p x0 + q ε = (p − q a/b) x0 + (q/b) x_t.
     """
@@ -341,6 +348,9 @@ def run_network(
     The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
     input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
     are not None are passed by name: y, context, …. Chapters 4 and 6.
+
+    Raises:
+        ValueError: the network returns no tensor, as those of other libraries do; or t is outside 0 … T.
     """
     given = {name: value for name, value in conditions.items() if value is not None}
     t = schedule.check_time(t)
@@ -348,7 +358,10 @@ def run_network(
         xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
     clock = schedule.clock(t)
     real = torch.promote_types(xt.dtype, torch.float32)
-    return network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    if not isinstance(output, Tensor):
+        raise not_a_tensor("the network", output)
+    return output
 
 
 def _same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:

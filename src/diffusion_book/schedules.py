@@ -431,6 +431,8 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 
 def check_floating(x: Tensor) -> None:
     """A ValueError for a batch of integers: coefficients between 0 and 1 would round to 0 in its dtype."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"a batch must be a tensor [B, …], got {type(x).__name__}")
     if not x.is_floating_point():
         raise ValueError(f"a batch must be floating point, got {x.dtype}; scale images to [−1, 1] first")
 

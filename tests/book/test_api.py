@@ -73,6 +73,44 @@ def test_what_the_book_derives_names_its_chapter(entry, root):
     assert set(entry.chapters) <= {int(page[:2]) for page in rules.syllabus(root)}
 
 
+CITED = ["schedules", "process", "losses", "samplers", "guidance", "denoise", "editing"]
+OF_NO_PAPER = {
+    "schedules.expand": "gives numbers the dimensions of a batch",
+    "schedules.check_floating": "a check",
+    "schedules.check_batch": "a check",
+    "schedules.scaled_linear": "the authors' configuration has it, and no equation of the paper",
+    "schedules.by_name": "looks up those that name theirs",
+    "process.Gaussian": "a record of two tensors; what it samples by is cited in `sample`",
+    "process.check_discrete": "a check",
+    "process.weigh": "the arithmetic of `to_x0`, to whose sources it points",
+    "process.x0_weights": "the numbers of `to_x0`, to which it points",
+    "process.randn_like": "draws from torch",
+    "process.seeded": "makes torch's generators",
+    "losses.by_time": "means of what was logged",
+    "samplers.Step": "what a callback is told",
+    "denoise.ExactPosteriorMean": "an interface",
+    "denoise.exact": "asks the distribution, which knows the closed form",
+    "denoise.x0_of": "takes a part of a record",
+    "denoise.on_x0": "applies a rule to parts of records",
+}
+YEAR = re.compile(r"\b(19|20)\d\d[a-z]?\b")
+LOCUS = re.compile(r"\b(equations?|sections?|algorithms?|theorem|table|appendix|figure)\s+([A-Z]\b|[A-Z]?\d)")
+OF_A_PAPER = [entry for entry in DERIVATIONS if entry.room in CITED]
+
+
+@pytest.mark.parametrize("entry", OF_A_PAPER, ids=lambda entry: f"{entry.room}.{entry.name}")
+def test_what_comes_from_a_paper_names_it_and_the_place(entry):
+    """A year and an equation, section or the like in its own docstring; or it is on the list, and needs to be."""
+    cited = bool(YEAR.search(entry.doc) and LOCUS.search(entry.doc))
+    listed = f"{entry.room}.{entry.name}" in OF_NO_PAPER
+    assert cited or listed, f"{entry.full}: say which paper it is from, and where in it"
+    assert not (cited and listed), f"{entry.full} names a source: take it off OF_NO_PAPER"
+
+
+def test_the_list_of_what_needs_no_paper_names_what_there_is():
+    assert set(OF_NO_PAPER) <= {f"{entry.room}.{entry.name}" for entry in OF_A_PAPER}
+
+
 def test_the_order_of_the_reference_is_that_of_imports(root):
     """A room on the list uses only rooms above it, as the page of the library says."""
     names = [name.removeprefix("api/") for name in rules.toc_pages(root) if name.startswith("api/")][1:]

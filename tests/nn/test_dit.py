@@ -197,3 +197,9 @@ def test_an_unknown_size_is_refused_with_the_list_of_known_ones():
 def test_inputs_that_do_not_fit_are_refused(config, x, t, y, message):
     with pytest.raises(ValueError, match=message):
         DiT(config)(x, torch.tensor(t), None if y is None else torch.tensor(y))
+
+
+@pytest.mark.parametrize("t", [5, None])
+def test_a_time_that_is_no_tensor_is_refused(t):
+    with pytest.raises(ValueError, match=rf"one time for each of the 2 images, got {t}; pass a tensor \[2\]"):
+        DiT(TINY)(torch.zeros(2, 1, 8, 8), t)

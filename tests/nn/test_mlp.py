@@ -73,3 +73,9 @@ def test_time_matters_and_examples_do_not_see_each_other(generator):
     together = network(x, t)
     torch.testing.assert_close(torch.cat([network(x[i : i + 1], t[i : i + 1]) for i in range(4)]), together)
     assert not torch.allclose(network(x[:1], t[1:2]), together[:1])
+
+
+@pytest.mark.parametrize("t", [5, None])
+def test_a_time_that_is_no_tensor_is_refused(t):
+    with pytest.raises(ValueError, match=rf"one time for each of the 2 points, got {t}; pass a tensor \[2\]"):
+        MLP()(torch.zeros(2, 2), t)

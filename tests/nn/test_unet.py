@@ -355,3 +355,9 @@ def test_weights_go_through_a_state_dict(generator, randomised):
     other.load_state_dict(copy.deepcopy(network.state_dict()))
     x = images(TINY, generator)
     assert torch.equal(network(x, T4), other(x, T4))
+
+
+@pytest.mark.parametrize("t", [5, None])
+def test_a_time_that_is_no_tensor_is_refused(t):
+    with pytest.raises(ValueError, match=rf"one time for each of the 2 images, got {t}; pass a tensor \[2\]"):
+        UNet(CONFIGS["classes"])(torch.zeros(2, 1, 8, 8), t)

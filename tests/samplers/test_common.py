@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -390,6 +391,39 @@ def test_a_denoiser_of_another_shape_is_refused(name):
     x, generator = noise(10)
     with pytest.raises(ValueError, match=r"x̂0 of shape \(5, 2\), got \(5, 1\) at t = 100"):
         SAMPLERS[name](lambda xt, t: xt[:, :1], on(name), x, [100, 0], generator)
+
+
+@every_sampler
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: SimpleNamespace(sample=x), "got SimpleNamespace; pass lambda x, t: net(x, t).sample"),
+        (lambda x: (x,), "got tuple; pass lambda x, t: net(x, t)[0]"),
+        (lambda x: None, "got NoneType; return it as torch.Tensor"),
+        (lambda x: x.numpy(), "got ndarray; return it as torch.Tensor"),
+    ],
+)
+def test_a_denoiser_that_returns_no_tensor_is_refused(name, answer, message):
+    sampler = SAMPLERS["ddpm" if name == "ddpm-learned" else name]  # whose v here needs a tensor
+    with pytest.raises(ValueError, match=re.escape(f"the denoiser must return a tensor, {message}")):
+        sampler(lambda xt, t: answer(xt), on(name), torch.zeros(5, 2), [100, 50, 0], torch.Generator())
+
+
+@every_sampler
+def test_a_start_that_is_no_tensor_is_refused(name):
+    with pytest.raises(ValueError, match=r"a batch must be floating point, got NoneType; start from start_noise"):
+        SAMPLERS[name](lambda xt, t: xt, on(name), None, [100, 50, 0], torch.Generator())
+
+
+@every_sampler
+def test_a_number_of_steps_in_the_place_of_the_grid_is_refused(name):
+    with pytest.raises(ValueError, match=r"got 10; make a grid such as uniform_times\(schedule, 10\)"):
+        SAMPLERS[name](lambda xt, t: xt, on(name), torch.zeros(5, 2), 10, torch.Generator())
+
+
+def test_one_number_is_no_shape_of_a_batch():
+    with pytest.raises(ValueError, match=r"shape is that of the batch, \[B, …\], such as \(4, 1, 28, 28\); got 4"):
+        start_noise(4, torch.Generator())
 
 
 @every_sampler

@@ -228,7 +228,7 @@ def test_inversion_from_where_nothing_is_left_is_refused():
         ddim_invert(lambda xt, t: xt, schedule, torch.zeros(1, 1), uniform_times(schedule, 4))
 
 
-@pytest.mark.parametrize("iterations", [0, -1, float("nan")])
+@pytest.mark.parametrize("iterations", [0, -1, float("nan"), 1.5])
 def test_inversion_without_an_iteration_is_refused(iterations):
-    with pytest.raises(ValueError, match="iterations must be at least 1, got"):
+    with pytest.raises(ValueError, match="iterations must be a whole number of at least 1, got"):
         ddim_invert(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], iterations)

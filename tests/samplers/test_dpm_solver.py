@@ -243,7 +243,7 @@ def test_the_sde_form_keeps_the_variance_of_gaussian_data(variance, order, gener
     assert found == pytest.approx(expected, rel=4 * (2 / n) ** 0.5 + (0.005 if order == 2 else 0))
 
 
-@pytest.mark.parametrize("order", [0, 4, 2.5, "2M"])
+@pytest.mark.parametrize("order", [0, 4, 2.5, "2M", 2.0, None])
 def test_an_order_that_there_is_not_is_refused(order):
     with pytest.raises(ValueError, match="order must be 1, 2 or 3, got"):
         dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order)

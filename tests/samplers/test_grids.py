@@ -1,6 +1,7 @@
 """Time grids: what a sampler may visit."""
 
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -221,6 +222,13 @@ def test_the_trailing_grid_of_diffusers_is_ours():
 def test_a_wish_for_an_impossible_number_of_steps_is_refused(steps):
     with pytest.raises(ValueError, match=r"steps must be an integer in 1 … T = 100, got"):
         uniform_times(SCHEDULE, steps)
+
+
+@pytest.mark.parametrize(("times", "steps"), [(10, 10), (None, 50), (torch.tensor(7), 50), (iter([9, 0]), 50)])
+def test_a_number_of_steps_is_no_grid(times, steps):
+    advice = re.escape(f"make a grid such as uniform_times(schedule, {steps})")
+    with pytest.raises(ValueError, match=f"a time grid is a list of times, got .*; {advice}"):
+        check_times(SCHEDULE, times)
 
 
 @pytest.mark.parametrize("times", [[100, 40, 0], (100, 40, 0), torch.tensor([100, 40, 0]), range(100, -1, -50)])

@@ -283,8 +283,26 @@ def test_a_denoiser_without_gradients_has_no_likelihood():
     """Its divergence would come out as that of the other half of the velocity, and the likelihood wrong."""
     schedule = schedules.Flow()
     network = denoise.exact(RING, schedule)
-    with pytest.raises(ValueError, match=r"differentiable in x_t, .* under torch\.no_grad\?"):
+    with pytest.raises(ValueError, match=r"differentiable in x_t, .* under torch\.no_grad or inference_mode\?"):
         log_likelihood(torch.no_grad()(network), schedule, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_a_likelihood_can_be_had_in_inference_mode(divergence, generator):
+    schedule = schedules.Flow()
+    network = denoise.from_network(lambda xt, t: xt.sin() * t[:, None], schedule, "v")
+    x0 = torch.randn(3, 2, generator=generator)
+
+    def found(x0: torch.Tensor) -> torch.Tensor:
+        probe = torch.Generator().manual_seed(1) if divergence == "hutchinson" else None
+        return log_likelihood(network, schedule, x0, divergence, probe, rtol=1e-3, atol=1e-3)
+
+    expected = found(x0)
+    with torch.inference_mode():
+        assert torch.equal(found(x0), expected)
+        assert torch.equal(found(x0.clone()), expected)
+    with pytest.raises(ValueError, match=r"differentiable in x_t, .* under torch\.no_grad or inference_mode\?"):
+        log_likelihood(torch.inference_mode()(network), schedule, x0)
 
 
 @pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])

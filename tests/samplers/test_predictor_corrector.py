@@ -136,6 +136,7 @@ def test_a_step_that_is_not_stable_is_refused(snr):
         predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), snr=snr)
 
 
-def test_a_negative_number_of_corrections_is_refused():
-    with pytest.raises(ValueError, match="corrections must not be negative, got -1"):
-        predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), -1)
+@pytest.mark.parametrize("corrections", [-1, 1.5, None])
+def test_a_number_of_corrections_that_is_none_is_refused(corrections):
+    with pytest.raises(ValueError, match=f"corrections must be a whole number of at least 0, got {corrections}"):
+        predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), corrections)

@@ -89,7 +89,7 @@ def test_the_weights_integrate_polynomials_exactly(h, r):
         assert sum(w * rk**n for w, rk in zip(weights, r)) == pytest.approx(exact, rel=1e-9)
 
 
-@pytest.mark.parametrize("order", [0, 4, 1.5])
+@pytest.mark.parametrize("order", [0, 4, 1.5, 2.0, None])
 def test_an_order_that_there_is_not_is_refused(order):
     with pytest.raises(ValueError, match="order must be 1, 2 or 3, got"):
         unipc(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order)

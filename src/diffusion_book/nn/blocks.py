@@ -77,6 +77,8 @@ class Shortcut(nn.Conv2d):
 class Downsample(nn.Conv2d):
     """Halve the resolution with a strided convolution: [B, C, H, W] → [B, C, H/2, W/2].
 
+    Source: the U-Net of Ho et al. 2020, appendix B.
+
     Args:
         channels: C.
         pad_end: pad at the bottom and right only, as TensorFlow's "SAME" does and so the networks of Ho et al. 2020;
@@ -92,7 +94,10 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repeating pixels, then smooth: [B, C, H, W] → [B, C, 2H, 2W]."""
+    """Double the resolution by repeating pixels, then smooth: [B, C, H, W] → [B, C, 2H, 2W].
+
+    Source: the U-Net of Ho et al. 2020, appendix B.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from diffusion_book.nn._numbers import at_least, check_floating
+from diffusion_book._checks import at_least, check_floating
 
 
 @dataclass(frozen=True)

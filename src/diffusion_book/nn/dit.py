@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_book._checks import at_least, check_floating, check_time_of_each
 from diffusion_book._names import unknown
-from diffusion_book.nn._numbers import at_least, check_floating
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 
@@ -192,8 +192,7 @@ class DiT(nn.Module):
                 f"image sides must be multiples of the patch, {self.config.patch}, got {x.shape[2]}×{x.shape[3]}; "
                 "pad the images or use a smaller patch"
             )
-        if t.shape != (len(x),):
-            raise ValueError(f"t must hold one time for each of the {len(x)} images, got shape {tuple(t.shape)}")
+        check_time_of_each("images", x, t)
         if y is not None and self.embed_class is None:
             raise ValueError("this DiT has no classes (classes=0), so it takes no labels y")
 

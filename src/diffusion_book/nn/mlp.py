@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from diffusion_book.nn._numbers import at_least, check_floating
+from diffusion_book._checks import at_least, check_floating, check_time_of_each
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 
 
@@ -39,8 +39,7 @@ class MLP(nn.Module):
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"expected points [B, {self.dim}], got shape {tuple(x.shape)}")
         check_floating("points", x)
-        if t.shape != (len(x),):
-            raise ValueError(f"t must hold one time for each of the {len(x)} points, got shape {tuple(t.shape)}")
+        check_time_of_each("points", x, t)
         embedding = self.embed_time(t)
         if self.embed_class is None and y is not None:
             raise ValueError("this MLP has no classes (classes=0), so it takes no labels y")

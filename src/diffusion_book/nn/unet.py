@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_book._checks import at_least, check_floating, check_time_of_each
 from diffusion_book._names import unknown
-from diffusion_book.nn._numbers import at_least, check_floating
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
@@ -306,8 +306,7 @@ class UNet(nn.Module):
                 f"image sides must be multiples of {self.config.stride} for this U-Net, got {x.shape[2]}×{x.shape[3]}; "
                 "pad the images or use fewer levels"
             )
-        if t.shape != (len(x),):
-            raise ValueError(f"t must hold one time for each of the {len(x)} images, got shape {tuple(t.shape)}")
+        check_time_of_each("images", x, t)
         if y is not None and self.embed_class is None:
             raise ValueError("this U-Net has no classes (classes=0), so it takes no labels y")
         if context is None:

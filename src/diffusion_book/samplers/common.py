@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion_book.denoise import Denoiser, WithVariance
+from diffusion_book.denoise import Denoiser, WithVariance, x0_of
 from diffusion_book.process import Generators, posterior_coefficients, randn_like
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
@@ -37,7 +38,7 @@ def start_noise(
     device: torch.device | str | None = None,
     schedule: Schedule | None = None,
 ) -> Tensor:
-    """x_T ~ N(0, prior_std²), where the reverse process starts (chapter 3).
+    """x_T ~ N(0, prior_std²), where the reverse process starts (Ho et al. 2020, algorithm 2). Chapter 3.
 
     It is drawn on the generator's device and then moved, so that a CPU seed gives the same picture on any machine.
 
@@ -45,7 +46,12 @@ def start_noise(
         shape: [B, …] of the batch.
         generator: one, or one for each example: see `process.seeded`.
         schedule: its `prior_std` scales the noise; it is needed for `schedules.EDM` only, where that is not 1.
+
+    Raises:
+        ValueError: shape is one number; or the generators are none, or of another number than B.
     """
+    if isinstance(shape, Integral):
+        raise ValueError(f"shape is that of the batch, [B, …], such as ({shape}, 1, 28, 28); got {shape}")
     x = randn_like(torch.empty(tuple(shape), dtype=dtype), generator)
     x = x if schedule is None else schedule.prior_std * x
     return x if device is None else x.to(device)
@@ -93,15 +99,16 @@ def denoise_at(denoiser: Denoiser, xt: Tensor, t: int | float, where: str = "") 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     """[B] copies of t: int64 for integer times, else float64."""
-    if not xt.is_floating_point():
-        raise ValueError(f"a batch must be floating point, got {xt.dtype}; start from start_noise or from add_noise")
+    if not (isinstance(xt, Tensor) and xt.is_floating_point()):
+        found = xt.dtype if isinstance(xt, Tensor) else type(xt).__name__
+        raise ValueError(f"a batch must be floating point, got {found}; start from start_noise or from add_noise")
     dtype = torch.long if isinstance(t, int) else torch.float64
     return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
 def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "") -> Tensor:
-    """Return a denoiser's x̂0 in x_t's dtype; raise where its shape is another than x_t's, or it is not finite."""
-    x0_hat = estimate.x0_hat if isinstance(estimate, WithVariance) else estimate
+    """Return a denoiser's x̂0 in x_t's dtype; raise where it is no tensor of x_t's shape, or not finite."""
+    x0_hat = x0_of(estimate)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
         raise ValueError(f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
@@ -116,6 +123,12 @@ def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float |
 
 def _time_of(example: int, t: int | float | Tensor) -> int | float:
     return t[example].item() if isinstance(t, Tensor) else t
+
+
+def check_order(order: int) -> None:
+    """A ValueError unless it is one of the orders that multistep solvers here have."""
+    if not isinstance(order, Integral) or order not in (1, 2, 3):
+        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
 
 
 def steps_of(times: Times) -> list[tuple[int, int | float, int | float, str]]:

@@ -7,6 +7,7 @@ chapter 7 proves it in three lines.
 
 from torch import Tensor
 
+from diffusion_book._checks import at_least
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
@@ -38,6 +39,8 @@ def ddim(
 
     Raises:
         ValueError: eta is negative or above 1, or eta > 0 without a generator.
+
+    Source: Song et al. 2021a, equation 12, with η as in equation 16.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
@@ -74,7 +77,10 @@ def euler_ancestral(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η."""
+    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η.
+
+    Source: Song et al. 2021a, equation 16, for the noise.
+    """
     return ddim(denoiser, schedule, xt, times, eta, generator, callback)
 
 
@@ -101,10 +107,9 @@ def ddim_invert(
         x_T [B, …], or x at times[0].
 
     Raises:
-        ValueError: iterations is below 1, or a(times[0]) = 0.
+        ValueError: iterations is no whole number above 0, or a(times[0]) = 0.
     """
-    if not iterations >= 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    at_least(1, iterations=iterations)
     times = check_times(schedule, times)
     a, b, _ = coefficients(schedule, times)
     if a[0] == 0:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
-from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
+from diffusion_book.samplers.common import Callback, Step, check_order, coefficients, combine, denoise_at, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -46,8 +46,7 @@ def dpm_solver(
     authors' code and its descendants take half of the parabola's curvature, which makes them second-order; here it is
     taken whole, and the test on an exact ODE finds order 3.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
+    check_order(order)
     if not 0 <= eta < math.inf:
         raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
     if eta > 0 and generator is None:

@@ -89,7 +89,14 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
     section 3.3, describe. Chapters 6 and 7.
     """
     _check_schedule(schedule)
-    if len(times) < 2:
+    try:
+        count = len(times)
+    except TypeError:
+        steps = times if isinstance(times, Integral) else 50
+        raise ValueError(
+            f"a time grid is a list of times, got {times!r}; make a grid such as uniform_times(schedule, {steps})"
+        ) from None
+    if count < 2:
         raise ValueError(
             f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times(schedule, 50)"
         )

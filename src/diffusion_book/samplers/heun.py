@@ -52,6 +52,8 @@ def heun(
 
     Raises:
         ValueError: a number is outside its range; churn > 0 without a generator or on a discrete schedule.
+
+    Source: Karras et al. 2022, algorithm 2.
     """
     if not (0 <= churn < math.inf and 0 <= churn_noise < math.inf):
         raise ValueError(f"churn and churn_noise must be finite and not negative, got {churn} and {churn_noise}")

@@ -114,7 +114,7 @@ def log_likelihood(
     integral. It is the density of data with noise of σ_min in it; the start is x0 itself, as is usual.
 
     Args:
-        denoiser: (x_t, t) → x̂0; differentiable, so not under `torch.no_grad`.
+        denoiser: (x_t, t) → x̂0; differentiable, so not itself under `torch.no_grad`.
         x0: [B, …].
         divergence: "exact" differentiates once for each dimension; "hutchinson" once, along one random sign vector
             for each example, which is right on average (Hutchinson 1990; Grathwohl et al. 2019).
@@ -155,16 +155,17 @@ def _v_and_divergence(
     dtype: torch.dtype,
     where: str,
 ) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        y = y.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        # What inference_mode made has no gradient, even where that mode is off; a copy has.
+        y = (y.clone() if y.is_inference() else y.detach()).requires_grad_(True)
         v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype, where)
         if not x0_hat.requires_grad:
             raise ValueError(
                 "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
-                "torch.no_grad?"
+                "torch.no_grad or inference_mode?"
             )
         if probe is not None:
-            (pulled,) = torch.autograd.grad((v * probe).sum(), y)
+            (pulled,) = torch.autograd.grad(v, y, probe)
             return v.detach(), (pulled * probe).flatten(1).sum(1)
         div = torch.zeros(len(y), dtype=torch.float64, device=y.device)
         flat = v.flatten(1)

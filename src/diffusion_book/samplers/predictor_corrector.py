@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from diffusion_book._checks import at_least
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
@@ -41,10 +42,9 @@ def predictor_corrector(
         x_0 [B, …], without noise.
 
     Raises:
-        ValueError: corrections is negative, or snr outside (0, 1).
+        ValueError: corrections is negative or no whole number, or snr outside (0, 1).
     """
-    if not corrections >= 0:
-        raise ValueError(f"corrections must not be negative, got {corrections}")
+    at_least(0, corrections=corrections)
     if not 0 < snr < 1:
         raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")
     times = check_times(schedule, times)

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
+from diffusion_book.samplers.common import Callback, Step, check_order, coefficients, combine, denoise_at, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule
 
@@ -37,10 +37,10 @@ def unipc(
     Raises:
         ValueError: order is another.
 
-    Source: the variant B(h) = e^h − 1 ("bh2") on x̂0, as in diffusers, with which tests compare.
+    Source: Zhao et al. 2023, theorem 3.1 and algorithms 5 to 8; the variant B(h) = e^h − 1 ("bh2") on x̂0, as in
+    diffusers, with which tests compare.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
+    check_order(order)
     times = check_times(schedule, times)
     a, b, sigma = coefficients(schedule, times)
     ell = [math.inf if value == 0 else -math.log(value) for value in sigma]

@@ -1,0 +1,38 @@
+"""What the numbers and tensors must be that a reader hands over."""
+
+from numbers import Integral
+
+from torch import Tensor
+
+
+def at_least(least: int, **values: int) -> None:
+    """A ValueError that names the first of these values which is not a whole number of at least `least`."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_floating(what: str, x: Tensor) -> None:
+    """A ValueError for integers, which a network has no weights for."""
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{what} must be floating point, got {x.dtype}; use .float(), and scale images to [−1, 1] first"
+        )
+
+
+def check_time_of_each(what: str, x: Tensor, t: Tensor) -> None:
+    """A ValueError unless t is [B], a tensor: one time for each example of x [B, …]."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must hold one time for each of the {len(x)} {what}, got {t!r}; pass a tensor [{len(x)}]")
+    if t.shape != (len(x),):
+        raise ValueError(f"t must hold one time for each of the {len(x)} {what}, got shape {tuple(t.shape)}")
+
+
+def not_a_tensor(who: str, output: object) -> ValueError:
+    """What to say of an output that is none: other libraries' networks return a record with the tensor inside."""
+    advice = "; return it as torch.Tensor"
+    if hasattr(output, "sample"):
+        advice = "; pass lambda x, t: net(x, t).sample"
+    elif isinstance(output, tuple):
+        advice = "; pass lambda x, t: net(x, t)[0]"
+    return ValueError(f"{who} must return a tensor, got {type(output).__name__}{advice}")
