@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_book import data, evaluation, zoo
+from diffusion_book._files import whole, write_whole
 from diffusion_book.cli import cards, drawing, models, reading
 from diffusion_book.evaluation import Bits, Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.schedules import Discrete
-from diffusion_book.training import checkpoint
 from diffusion_book.training.loop import Precision, resolve
 
 
@@ -199,13 +199,13 @@ def write(found: dict[str, Any], reports: list[Report], out: Path) -> list[Path]
     """JSON for machines, Markdown for people, and a picture where pictures were drawn → the files."""
     from diffusion_book import viz
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
-    out.with_suffix(".md").write_text(markdown(found, reports) + "\n", encoding="utf-8")
+    write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
+    write_whole(out.with_suffix(".md"), (markdown(found, reports) + "\n").encode())
     if not reports:
         return [out, out.with_suffix(".md")]
     viz.use_style()
-    viz.show_report(reports[0]).savefig(out.with_suffix(".png"))
+    with whole(out.with_suffix(".png")) as unfinished:
+        viz.show_report(reports[0]).savefig(unfinished)
     return [out, out.with_suffix(".md"), out.with_suffix(".png")]
 
 
