@@ -71,7 +71,7 @@ def test_a_full_disk_costs_nothing_that_was_there(name, tmp_path):
 def test_of_a_folder_of_pictures_those_that_are_there_are_whole(tmp_path):
     """The second is too large for the disk."""
     x = torch.stack([-torch.ones(3, 32, 32), noise(1)[0]])
-    with disk_with_room_for(1000), pytest.raises(OSError, match="000008.png could not be written"):
+    with disk_with_room_for(1000), pytest.raises(OSError, match=r"000008\.png could not be written"):
         pictures.write(x, tmp_path / "samples", 1, [7, 8])
     assert [file.name for file in (tmp_path / "samples").iterdir()] == ["000007.png"]
 
@@ -90,7 +90,12 @@ def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
 def test_what_stops_a_block_stops_the_file(tmp_path):
     path = tmp_path / "x.txt"
     write_whole(path, b"old")
-    with pytest.raises(KeyboardInterrupt), whole(path) as unfinished:
-        unfinished.write_text("half")
-        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with whole(path) as unfinished:
+            unfinished.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.txt", b"old")]

@@ -32,14 +32,14 @@ def check_out(out: Path) -> None:
     check_writable(out)
 
 
-def check_writable(out: Path) -> None:
-    """Raise a ValueError, before anything is computed, where nothing can be written beside this path."""
+def check_writable(out: Path, advice: str = "give another --out") -> None:
+    """Raise a ValueError, before anything is computed, where not a byte can be written beside this path."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        with tempfile.TemporaryFile(dir=out.parent) as file:
+            file.write(b"0")
     except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error}); give another --out") from error
+        raise ValueError(f"{out} cannot be written ({error}); {advice}") from error
 
 
 def check_grid(out: Path) -> None:
