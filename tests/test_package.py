@@ -20,7 +20,8 @@ EVERYTHING = {
     *("schedules", "process", "losses", "nn", "denoise", "guidance", "samplers", "editing", "data", "training"),
     *("evaluation", "zoo", "interop", "deploy", "viz", "page"),
 }
-BELOW_ALL = {"_names", "_checks"}  # what to say to an unknown name, and to what cannot be: every room may use them
+# Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written.
+BELOW_ALL = {"_names", "_checks", "_files"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(BELOW_ALL, (set(), set())),
     "schedules": (set(), set()),

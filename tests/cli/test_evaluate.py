@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import resource
 import shlex
 import weakref
 
@@ -97,9 +98,14 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     typed = "evaluate --model unet.safetensors --count 60 --seeds 2 --steps 3 --extractor"
     command = card["metrics"]["measured by"]["command"]
     assert command.startswith(f"diffusion-book {typed} ")
-    assert command.endswith("namer.safetensors --no-accuracy --card")
-    again = run(*shlex.split(command)[1:])  # it is the command that it says it is
-    assert again.exit_code == 0
+    assert command.endswith("namer.safetensors --no-accuracy")
+    bytes_before = (tmp_path / "unet.json").read_bytes()
+    run(*shlex.split(command)[1:])  # who types it measures the same again, and keeps the card
+    assert (tmp_path / "unet.json").read_bytes() == bytes_before
+    again = json.loads((tmp_path / "report.json").read_text())["summary"]
+    for name in ("FCD-MNIST-5K", "memorisation"):
+        assert again[name] == card["metrics"][name]
+    run(*shlex.split(command)[1:], "--card")
     assert zoo.load_file(tmp_path / "unet.safetensors").card["metrics"] == card["metrics"]
 
 
@@ -162,7 +168,7 @@ def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
     assert "single training run" in found["notes"]
     assert card["sha256"] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
     assert card["weights_sha256"] == evaluation.weights_sha256(classifier)
-    assert found["measured by"]["command"] == "diffusion-book evaluate --model namer.safetensors --card"
+    assert found["measured by"]["command"] == "diffusion-book evaluate --model namer.safetensors"
     for said in (
         f"{p:.2%} ± ",
         card["sha256"],
@@ -173,7 +179,7 @@ def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
         assert said in result.output
         assert said in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "report.png").exists()
-    run(*shlex.split(found["measured by"]["command"])[1:])
+    run(*shlex.split(found["measured by"]["command"])[1:], "--card")
     assert json.loads((tmp_path / "namer.json").read_text()) == card
     refused = run("evaluate", "-m", file, "--steps", 3, fails=True).stderr
     assert "a classifier draws nothing and is measured by its accuracy; leave --steps out" in refused
@@ -201,7 +207,7 @@ def test_bits_per_dimension_join_what_the_card_has(run, words, bring, tmp_path):
     assert bits["ODE"]["mean"] == pytest.approx(exact.mean, rel=1e-4)
     assert bits["ODE"]["standard error"] == pytest.approx(exact.standard_error, rel=1e-3)
     assert bits["measured by"]["held out"] == "mnist-5k/test"
-    assert bits["measured by"]["command"] == f"diffusion-book evaluate --model {words[2]} --count 0 --bits 200 4 --card"
+    assert bits["measured by"]["command"] == f"diffusion-book evaluate --model {words[2]} --count 0 --bits 200 4"
     assert f"| bound | {bits['bound']['mean']:.4g} ± " in result.output
     assert "FCD" not in result.output
     run(*words, "--no-accuracy", "--card")  # measured again in samples, it keeps them
@@ -275,14 +281,14 @@ def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, 
     card = zoo.card(name)
     command = shlex.split(card["metrics"]["measured by"]["command"])
     assert command[:4] == ["diffusion-book", "evaluate", "--model", name]
-    assert command[-1] == "--card"
+    assert "--card" not in command  # who repeats it does not write over what it made
     for at in range(len(command)):
         if command[at] == "--count":
             del command[at : at + 2]
             break
     (tmp_path / "it.safetensors").write_bytes((zoo.WEIGHTS / f"{name}.safetensors").read_bytes())
     (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": "mnist-5k"}}))
-    options = [word for word in command[4:-1] if word not in ("--accuracy", "--no-accuracy")]
+    options = [word for word in command[4:] if word not in ("--accuracy", "--no-accuracy")]
     run("evaluate", "-m", "it.safetensors", *options, "--count", 60, "--seeds", 1, "--no-accuracy")
     report = json.loads((tmp_path / "report.json").read_text())
     found, said = report["summary"]["measured by"], card["metrics"]["measured by"]
@@ -304,3 +310,105 @@ def test_a_mistake_is_one_line(run, words, folder, tmp_path):
     words[2] = bare
     assert "no held-out images" in run(*words, fails=True).stderr
     assert "has no card to write into" in run(*words, "--card", fails=True).stderr
+
+
+def test_a_card_that_cannot_be_written_is_told_before_anything_is_drawn(run, words, bring, tmp_path):
+    words[2] = bring("unet")
+    before = (tmp_path / "unet.json").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # a disk without a byte left
+    try:
+        card = run(*words, "--card", fails=True).stderr
+        report = run(*words, fails=True).stderr
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "unet.json cannot be written" in card
+    assert "leave --card out" in card
+    assert "report.json cannot be written" in report
+    assert "sampling" not in card + report
+    assert (tmp_path / "unet.json").read_bytes() == before
+
+
+# One's own pictures ----------------------------------------------------------------------------------------------
+
+
+def paint(folder, count, seed, side=4):
+    folder.mkdir()
+    x = torch.randint(256, (count, side, side, 3), generator=torch.Generator().manual_seed(seed)).byte()
+    for i, image in enumerate(x):
+        Image.fromarray(image.numpy()).save(folder / f"{i:03d}.png")
+    return f"folder:{folder.name}"
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A run of one step on 60 small pictures in a folder."""
+    network = "network={kind='unet', channels=8, channel_mults=[1], attention_levels=[], groups=4}"
+    short = ["--size", 4, "--steps", 1, "--batch-size", 4, "--set", "warmup=0", "--set", network]
+    run("train", "--data", paint(tmp_path / "cats", 60, 0), "-o", "run", *short)
+    return [
+        "evaluate",
+        "-m",
+        "run",
+        "--extractor",
+        "pixels",
+        "-n",
+        50,
+        "--steps",
+        1,
+        "--seeds",
+        1,
+        "--precision",
+        "fp32",
+    ]
+
+
+def test_a_run_on_a_folder_is_measured_beside_pictures_that_it_has_not_seen(run, own, tmp_path):
+    refused = run(*own, fails=True).stderr
+    assert "trained on folder:cats, of which there are no held-out images" in refused
+    assert "by --held-out folder:PATH" in refused
+    run(*own, "--held-out", paint(tmp_path / "more cats", 30, 1, side=6))  # scaled as those of the run
+    found = json.loads((tmp_path / "report.json").read_text())
+    train, test = (data.load(f"folder:{name}", size=4) for name in ("cats", "more cats"))
+    report = found["reports"][0]
+    for part, images in (("reference", train), ("held_out", test)):
+        assert report[part]["sha256"] == data.images_sha256(images.x)
+        assert (report[part]["name"], report[part]["n"]) == (images.name, len(images))
+    run("sample", "-m", "run", "-n", 50, "--steps", 1, "-o", "x.npy")
+    x = torch.from_numpy(np.load(tmp_path / "x.npy")).permute(0, 3, 1, 2).float() / 127.5 - 1
+    eyes = evaluation.pixels((3, 4, 4))
+    distance = evaluation.frechet_distance(evaluation.moments(eyes, x), evaluation.moments(eyes, train.x))
+    assert found["summary"]["Fréchet distance (pixels 3×4×4)"]["mean"] == pytest.approx(distance, rel=1e-6)
+
+
+def test_held_out_pictures_that_cannot_be_are_told_before_anything_is_drawn(run, own, tmp_path):
+    paint(tmp_path / "few", 29, 2)
+    paint(tmp_path / "others", 30, 3)
+    (tmp_path / "others" / "copy.png").write_bytes((tmp_path / "cats" / "007.png").read_bytes())
+    for held_out, message in {
+        "folder:few": "50 pictures and their floor need 90 real images",
+        "folder:nowhere": "nowhere is not a folder",
+        "folder:cats": "60 of the 60 images of folder:cats are among those that the model was trained on",
+        "folder:others": "1 of the 31 images of folder:others are among those",
+        "mnist-5k": "[60, 3, 4, 4] of folder:cats, got [500, 1, 28, 28] of mnist-5k/test",
+    }.items():
+        refused = run(*own, "--held-out", held_out, fails=True).stderr
+        assert message in refused
+        assert "sampling" not in refused
+    (tmp_path / "cats").rename(tmp_path / "dogs")
+    moved = run(*own, "--held-out", "folder:few", fails=True).stderr
+    assert "what the model was trained on is the reference, and cannot be had: cats is not a folder" in moved
+
+
+def test_inception_wants_colour_and_its_weights(run, own, words, tmp_path, monkeypatch):
+    assert "Inception looks at images in colour" in run(*words, "--extractor", "inception", fails=True).stderr
+    import diffusion_book.data._torchvision
+
+    assert diffusion_book.data._torchvision.torchvision  # mended before torch-fidelity imports it
+    theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-0123abcd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    held_out = paint(tmp_path / "more", 30, 1)
+    refused = run(*own, "--held-out", held_out, "--extractor", "inception", fails=True).stderr
+    assert "Inception's weights could not be downloaded" in refused
+    assert "sampling" not in refused

@@ -183,6 +183,16 @@ def test_a_mistake_is_one_line(run, digits, words, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_seeds_beyond_64_bits_are_told_their_range(run, digits, tmp_path):
+    words = ["sample", "-m", digits, "-n", 2, "--steps", 2, "-o", "x.npz", "--seed"]
+    for seed in (99999999999999999999999, 2**63 - 1, -(2**63) - 1):
+        refused = run(*words, seed, fails=True).stderr
+        assert f"the seeds of 2 pictures must lie between −2^63 and 2^63 − 1, got --seed {seed}" in refused
+    for seed in (2**63 - 2, -(2**63)):
+        run(*words, seed)
+        assert np.load(tmp_path / "x.npz")["seeds"].tolist() == [seed, seed + 1]
+
+
 def test_what_is_in_the_way_is_not_overwritten(run, digits, tmp_path):
     (tmp_path / "a.png").mkdir()
     assert "a.png is a folder" in run("sample", "-m", digits, "-o", "a.png", fails=True).stderr

@@ -14,13 +14,24 @@ def extractor(kind: str) -> Extractor:
     [(50_000, "FID"), (10_000, "FID-10k"), (49_999, "FID-49999"), (50_001, "FID-50001"), (100_000, "FID-100k")],
 )
 def test_inception_is_named_by_its_number(n, name):
-    assert called(extractor("inception"), "cifar10/train", n) == name
+    assert called(extractor("inception"), "cifar10/train", n, 50_000) == name
+    assert called(extractor("inception"), "folder:cats", n, 123) == name
     assert kernel_called(extractor("inception"), "cifar10/train") == "KID"
 
 
-def test_without_a_number_it_has_no_name():
-    with pytest.raises(ValueError, match="pass n"):
-        called(extractor("inception"), "cifar10/train")
+@pytest.mark.parametrize("numbers", [(), (50_000,), (None, 50_000)])
+def test_without_a_number_it_has_no_name(numbers):
+    with pytest.raises(ValueError, match="pass n and n_reference"):
+        called(extractor("inception"), "cifar10/train", *numbers)
+
+
+@pytest.mark.parametrize(
+    ("reference", "n"),
+    [("cifar10/test", 10_000), ("cifar10/test", 50_000), ("cifar10/train", 49_999), ("fashion-mnist/train", 60_000)],
+)
+def test_against_less_than_a_training_set_nothing_is_a_fid(reference, n):
+    for samples in (10_000, 50_000):
+        assert called(extractor("inception"), reference, samples, n) == "Fréchet distance (net)"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: every number is what the room's functions give, and stands beside what real images get."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -237,6 +238,20 @@ def test_colour_and_another_extractor(generator, tmp_path):
     assert found.pictures.by_pixels.shape == (10, 3, 4, 4)
     assert not any(math.isnan(m.value) for m in found.measures)
     assert "right on held-out" not in found.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("cifar10/train", "Fréchet distance (eyes)"), ("folder:patches", "FID-80")]
+)
+def test_a_part_of_a_training_set_gives_no_fid(name, expected, generator, tmp_path):
+    """Of CIFAR-10's 50,000 images 120 are none; of a folder all are there."""
+
+    def colours(n: int) -> torch.Tensor:
+        return torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
+
+    eyes = dataclasses.replace(pixels((3, 4, 4)), name="eyes", kind="inception")
+    train, test = Images(colours(120), None, name), Images(colours(90), None, "patches/test")
+    assert evaluate(colours(80), train, test, eyes, ORIGIN, folder=tmp_path).name == expected
 
 
 def test_bad_input_is_told(samples, train, test, extractor, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffusion_book import data, evaluation, zoo
+from diffusion_book._files import write_whole
 from diffusion_book.data import Images
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
@@ -54,7 +55,7 @@ def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path
 
 def write_card(weights: Path, card: dict[str, Any]) -> None:
     """A card beside its weights, whole or as it was."""
-    checkpoint.write_whole(weights.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
+    write_whole(weights.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 
 
 def wall_time(run: Path, images: int) -> float:

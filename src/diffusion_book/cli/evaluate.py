@@ -33,11 +33,15 @@ def evaluate(
         str, typer.Option(help="Of the network: fp32, bf16, fp16 (CUDA), or auto, which suits the device.")
     ] = "auto",
     extractor: Annotated[
-        str, typer.Option(help="A classifier whose features are compared, as for --model; or pixels.")
+        str, typer.Option(help="A classifier whose features are compared, as for --model; pixels; or inception.")
     ] = "mnist-classifier",
     accuracy: Annotated[
         bool, typer.Option(help="Train classifiers on the first seed's pictures and on real ones, which takes minutes.")
     ] = True,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Real pictures that the model has not seen: folder:PATH, or a name of data list."),
+    ] = None,
     bits: Annotated[
         tuple[int, int],
         typer.Option(min=0, help="Held-out images for bits per dimension: by the bound, and by the ODE."),
@@ -58,15 +62,16 @@ def evaluate(
     from diffusion_book.cli import drawing, measuring, models, pictures
     from diffusion_book.cli.devices import pick_device
 
-    pictures.check_writable(out)
-
     where = pick_device(device)
     found = models.find(model, where)
     weights = models.weights_with_card(model) if card else None
+    if weights is not None:
+        pictures.check_writable(weights.with_suffix(".json"), "leave --card out")
+    pictures.check_writable(out)
     reports = []
     if found.schedule is None:
         _check_classifiers(context)
-        summary = measuring.accuracy(found, model)
+        summary = measuring.accuracy(found, model, held_out)
     else:
         bad = None if bad_model is None else models.find(bad_model, where)
         guided = drawing.Guidance(guidance, bad, *interval)
@@ -76,8 +81,8 @@ def evaluate(
         if 0 < count < 50 or not (count or any(bits)):
             raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")
         # What takes minutes comes before what takes an hour: it may be wrong.
-        likelihood = {measuring.BITS: measuring.bits(found, *bits)} if any(bits) else {}
-        reports = measuring.measure(found, how, extractor, model) if count else []
+        likelihood = {measuring.BITS: measuring.bits(found, *bits, held_out)} if any(bits) else {}
+        reports = measuring.measure(found, how, extractor, model, held_out) if count else []
         summary = {**(measuring.together(reports) if reports else {}), **likelihood}
     written = measuring.write(summary, reports, out)
     if weights is not None:
@@ -89,7 +94,7 @@ def evaluate(
 def _check_classifiers(context: typer.Context) -> None:
     """Raise a ValueError where an option was given that a classifier has no use for."""
     for option in context.command.params:
-        if _was_typed(context, option.name) and option.name not in ("model", "out", "card", "device"):
+        if _was_typed(context, option.name) and option.name not in ("model", "out", "card", "held_out", "device"):
             raise ValueError(f"a classifier draws nothing and is measured by its accuracy; leave {option.opts[0]} out")
 
 
@@ -99,10 +104,10 @@ def _was_typed(context: typer.Context, name: str | None) -> bool:
 
 
 def _as_typed(context: typer.Context) -> str:
-    """The command line that was given, but for where the report went: whoever types it measures the same again."""
+    """The command line that was given, but for what it writes: whoever types it measures again, and keeps the card."""
     words = ["diffusion-book", "evaluate"]
     for option in context.command.params:
-        if not _was_typed(context, option.name) or option.name == "out":
+        if not _was_typed(context, option.name) or option.name in ("out", "card"):
             continue
         value = context.params[option.name or ""]
         if isinstance(value, bool):

@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_book import data, evaluation, zoo
+from diffusion_book._files import whole, write_whole
 from diffusion_book.cli import cards, drawing, models, reading
 from diffusion_book.evaluation import Bits, Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.schedules import Discrete
-from diffusion_book.training import checkpoint
 from diffusion_book.training.loop import Precision, resolve
 
 
@@ -37,13 +37,17 @@ class Sampling:
     accuracy: bool = True
 
 
-def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> list[Report]:
+def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str, unseen: str | None = None) -> list[Report]:
     """One report for each seed. Labels are drawn from those of the training images, so that classes are as frequent.
 
+    Args:
+        unseen: the name of held-out images, where they are not those of the training data.
+
     Raises:
-        ValueError: the data has no held-out images; or the extractor does not fit the images.
+        ValueError: there are no held-out images, or too few; or the extractor does not fit the images.
     """
-    train, held_out = _data(model)
+    train, held_out = _data(model, unseen)
+    _check_enough(how.count, train, held_out)
     compared = _extractor(extractor, model)
     reports = []
     for seed in range(how.seeds):
@@ -62,13 +66,13 @@ def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str) -> 
     return reports
 
 
-def accuracy(classifier: zoo.Pretrained, name: str) -> dict[str, Any]:
-    """What `cards.accuracy` finds on the held-out images of the classifier's own data, and what it is of.
+def accuracy(classifier: zoo.Pretrained, name: str, unseen: str | None = None) -> dict[str, Any]:
+    """What `cards.accuracy` finds on held-out images, those of the classifier's own data or others, and what it is of.
 
     Raises:
-        ValueError: the data has no held-out images.
+        ValueError: there are no held-out images.
     """
-    _, held_out = _data(classifier)
+    _, held_out = _data(classifier, unseen)
     of = {"name": name, "sha256": classifier.card.get("sha256"), "weights_sha256": _hash(classifier)}
     return {
         **cards.accuracy(classifier, held_out),
@@ -82,16 +86,18 @@ ODE_TOLERANCE = 1e-4
 BITS = "bits per dimension"
 
 
-def bits(model: zoo.Pretrained, by_bound: int, by_ode: int, batch_size: int = 50) -> dict[str, Any]:
+def bits(
+    model: zoo.Pretrained, by_bound: int, by_ode: int, unseen: str | None = None, batch_size: int = 50
+) -> dict[str, Any]:
     """Bits per dimension of so many held-out images by `evaluation.bits_by_bound`, and of so many by `bits_by_ode`.
 
     The images are the first of one random order. x̂0 is cut to [−1, 1] in the bound alone: the density of an ODE
     suffers where x̂0 does not move. A network that always needs a label gets the image's own.
 
     Raises:
-        ValueError: the data has no held-out images, or fewer; the schedule is continuous, which has no bound.
+        ValueError: there are no held-out images, or fewer; the schedule is continuous, which has no bound.
     """
-    _, held_out = _data(model)
+    _, held_out = _data(model, unseen)
     for count in (by_bound, by_ode):
         if count == 1 or count > len(held_out):
             raise ValueError(f"bits can be had of 0 or of 2 … {len(held_out):,} images of {held_out.name}, got {count}")
@@ -199,13 +205,13 @@ def write(found: dict[str, Any], reports: list[Report], out: Path) -> list[Path]
     """JSON for machines, Markdown for people, and a picture where pictures were drawn → the files."""
     from diffusion_book import viz
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
-    out.with_suffix(".md").write_text(markdown(found, reports) + "\n", encoding="utf-8")
+    write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
+    write_whole(out.with_suffix(".md"), (markdown(found, reports) + "\n").encode())
     if not reports:
         return [out, out.with_suffix(".md")]
     viz.use_style()
-    viz.show_report(reports[0]).savefig(out.with_suffix(".png"))
+    with whole(out.with_suffix(".png")) as unfinished:
+        viz.show_report(reports[0]).savefig(unfinished)
     return [out, out.with_suffix(".md"), out.with_suffix(".png")]
 
 
@@ -292,14 +298,60 @@ def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) ->
     return train.y[torch.randint(len(train), (count,), generator=generator)]
 
 
-def _data(model: zoo.Pretrained) -> tuple[data.Images, data.Images]:
-    name = model.card.get("recipe", {}).get("data")
-    if name not in data.DATASETS:
+def _data(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.Images]:
+    """What the model was trained on, and held-out images: the named ones, or those of the same data set."""
+    recipe = model.card.get("recipe", {})
+    name = recipe.get("data")
+    if name is None:
         raise ValueError(
-            f"the model was trained on {name or 'data that its file does not name'}, of which there are no held-out "
-            f"images and so no floor to compare with; evaluate one of {', '.join(data.DATASETS)}"
+            "the model was trained on data that its file does not name, so there are no held-out images of it and "
+            f"nothing to compare with; evaluate a run, a file with its card, or one of {', '.join(zoo.names())}"
         )
-    return data.load(name), data.load(name, "test")
+    if unseen is None and name not in data.DATASETS:
+        raise ValueError(
+            f"the model was trained on {name}, of which there are no held-out images and so no floor to compare with; "
+            "give pictures of the same kind that it has not seen, by --held-out folder:PATH"
+        )
+    size = models.image_shape(model)[1]
+    try:
+        train = _load(name, "train", size, recipe.get("skip_broken", False))
+    except ValueError as error:
+        raise ValueError(f"what the model was trained on is the reference, and cannot be had: {error}") from error
+    held_out = _load(unseen or name, "test", size)
+    if train.x.shape[1:] != held_out.x.shape[1:]:
+        raise ValueError(
+            f"held-out images must be as those that the model was trained on, [N, C, H, W] = {list(train.x.shape)} of "
+            f"{train.name}, got {list(held_out.x.shape)} of {held_out.name}"
+        )
+    own = unseen in (None, name) and name in data.DATASETS
+    seen = 0 if own else len(data.duplicates(held_out.x, train.x)[:, 0].unique())
+    if seen:
+        raise ValueError(
+            f"{seen:,} of the {len(held_out):,} images of {held_out.name} are among those that the model was trained "
+            f"on, {train.name}; hold out others"
+        )
+    return train, held_out
+
+
+def _load(name: str, split: str, size: int, skip_broken: bool = False) -> data.Images:
+    if name.startswith("folder:"):  # which is one split
+        return data.load(name, size=size, skip_broken=skip_broken)
+    return data.load(name, split)
+
+
+LEAST = 40
+"""Images of a set that is compared: the kernel distance cuts it into twenty groups of two or more."""
+
+
+def _check_enough(count: int, train: data.Images, held_out: data.Images) -> None:
+    """Before anything is drawn: for the floor, as many real images are compared with what is left of them."""
+    real = len(train) + len(held_out)
+    if real < count + LEAST or len(train) < LEAST or len(held_out) < 2:
+        raise ValueError(
+            f"{count:,} pictures and their floor need {count + LEAST:,} real images, {LEAST} or more of them trained "
+            f"on and 2 or more held out, got {len(train):,} of {train.name} and {len(held_out):,} of {held_out.name}; "
+            "take more images, or a smaller --count, which must be 50 or more"
+        )
 
 
 def _extractor(name: str, model: zoo.Pretrained) -> Extractor:
@@ -307,6 +359,10 @@ def _extractor(name: str, model: zoo.Pretrained) -> Extractor:
     if name == "pixels":
         return evaluation.pixels(shape)
     device = next(model.network.parameters()).device
+    if name == "inception":
+        if shape[0] != 3:
+            raise ValueError("Inception looks at images in colour, the model draws none; give a classifier, or pixels")
+        return evaluation.inception(device=device)
     found = models.find(name, device)
     network: Any = found.network
     if found.schedule is not None:

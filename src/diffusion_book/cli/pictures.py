@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_book._files import whole
 from diffusion_book.data.images import to_uint8
 
 GRIDS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -31,14 +32,14 @@ def check_out(out: Path) -> None:
     check_writable(out)
 
 
-def check_writable(out: Path) -> None:
-    """Raise a ValueError, before anything is computed, where nothing can be written beside this path."""
+def check_writable(out: Path, advice: str = "give another --out") -> None:
+    """Raise a ValueError, before anything is computed, where not a byte can be written beside this path."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
+        with tempfile.TemporaryFile(dir=out.parent) as file:
+            file.write(b"0")
     except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error}); give another --out") from error
+        raise ValueError(f"{out} cannot be written ({error}); {advice}") from error
 
 
 def check_grid(out: Path) -> None:
@@ -55,17 +56,17 @@ def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | 
     pictures of a folder are named by their seeds.
     """
     check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     suffix = out.suffix.lower()
     if suffix in GRIDS:
         _save(grid(x, columns), out, enlarge=True)
     elif suffix == ".npy":
-        np.save(out, _bytes(x))
+        with whole(out) as unfinished:
+            np.save(unfinished, _bytes(x))
     elif suffix == ".npz":
         labels: dict[str, Any] = {} if y is None else {"labels": y.numpy()}
-        np.savez_compressed(out, arr_0=_bytes(x), seeds=np.asarray(seeds), **labels)
+        with whole(out) as unfinished:
+            np.savez_compressed(unfinished, arr_0=_bytes(x), seeds=np.asarray(seeds), **labels)
     else:
-        out.mkdir(exist_ok=True)
         for image, seed in zip(x, seeds):
             _save(image, out / f"{seed:06d}.png")
 
@@ -87,7 +88,8 @@ def _save(image: Tensor, path: Path, enlarge: bool = False) -> None:
     pixels = _bytes(image[None])[0]
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     scale = max(1, 640 // max(picture.size)) if enlarge else 1  # small digits would be hard to see
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+    with whole(path, flush=False) as unfinished:  # it can be drawn again
+        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(unfinished)
 
 
 def _bytes(x: Tensor) -> np.ndarray:

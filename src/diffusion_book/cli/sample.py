@@ -58,6 +58,8 @@ def sample(
     pictures.check_out(out)
     wanted = _numbers(classes or [])
     count = count or -(-16 // max(1, len(wanted))) * max(1, len(wanted))
+    if not -(2**63) <= seed <= 2**63 - count:
+        raise ValueError(f"the seeds of {count} pictures must lie between −2^63 and 2^63 − 1, got --seed {seed}")
 
     import torch
 

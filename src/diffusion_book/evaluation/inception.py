@@ -13,11 +13,8 @@ from diffusion_book.data import Images
 from diffusion_book.data.images import to_uint8
 from diffusion_book.evaluation.features import Extractor, from_module
 from diffusion_book.evaluation.frechet import frechet_distance, moments
-from diffusion_book.evaluation.naming import FID_SAMPLES, INCEPTION, called
+from diffusion_book.evaluation.naming import FID_SAMPLES, FULL, INCEPTION, called, is_full
 from diffusion_book.evaluation.reference import reference_moments
-
-# How many images the training sets have that a FID may be measured against; of a folder, all of it is.
-FULL = {"cifar10/train": 50_000}
 
 
 def inception(network: nn.Module | None = None, device: torch.device | str = "cpu") -> Extractor:
@@ -112,10 +109,10 @@ def frechet_inception_distance(
             f"{reference.name} has images without colour; Inception has seen only photographs: measure digits with the "
             "library's own classifier, which gives FCD-MNIST"
         )
-    whole = FULL.get(reference.name)
-    if whole != len(reference) and not reference.name.startswith("folder:"):
+    if not is_full(reference.name, len(reference)):
+        whole = FULL.get(reference.name)
         expected = f"all {whole:,} images of it" if whole else f"a whole training set: {', '.join(FULL)}, or a folder"
         raise ValueError(f"the reference must be {expected}, got {len(reference):,} of {reference.name}")
     ours = moments(extractor, samples, progress=progress)
     theirs = reference_moments(extractor, reference, folder, progress)
-    return called(extractor, reference.name, ours.n), frechet_distance(ours, theirs)
+    return called(extractor, reference.name, ours.n, len(reference)), frechet_distance(ours, theirs)

@@ -11,8 +11,16 @@ INCEPTION = "inception-v3-compat"
 
 FID_SAMPLES = 50_000
 
+FULL = {"cifar10/train": 50_000}
+"""How many images the training sets have that a FID may be measured against; of a folder, all of it is."""
 
-def called(extractor: Extractor, reference: str, n: int | None = None) -> str:
+
+def is_full(reference: str, n_reference: int) -> bool:
+    """Whether so many images of that name are a whole training set, which a FID's reference must be."""
+    return reference.startswith("folder:") or FULL.get(reference) == n_reference
+
+
+def called(extractor: Extractor, reference: str, n: int | None = None, n_reference: int | None = None) -> str:
     """The name of a Fréchet distance.
 
     | extractor | name |
@@ -20,16 +28,24 @@ def called(extractor: Extractor, reference: str, n: int | None = None) -> str:
     | Inception, n = 50,000 | FID |
     | Inception, n = 10,000 | FID-10k |
     | Inception, n = 1,234 | FID-1234 |
+    | Inception, against less than a whole training set, or a test set | Fréchet distance (inception-v3-compat) |
     | a classifier, against "mnist/train" | FCD-MNIST |
     | another | Fréchet distance (its name) |
 
     Args:
         reference: the name of the reference data, as in `Images.name`; "mnist-5k/train" gives FCD-MNIST-5K.
-        n: how many samples; only Inception's name needs it, a report prints it beside every name.
+        n, n_reference: how many samples, and how many images they are measured against; only Inception's name needs
+            them, a report prints them beside every name.
+
+    Raises:
+        ValueError: it is Inception's, and a number is missing.
     """
-    if extractor.kind == "inception":
-        if n is None:
-            raise ValueError("a Fréchet Inception distance is named by its number of samples: pass n")
+    if extractor.kind == "inception" and (n is None or n_reference is None):
+        raise ValueError(
+            "a Fréchet Inception distance is named by its numbers of samples and of reference images: pass n and "
+            f"n_reference, got {n} and {n_reference}"
+        )
+    if n is not None and n_reference is not None and extractor.kind == "inception" and is_full(reference, n_reference):
         if n == FID_SAMPLES:
             return "FID"
         return f"FID-{n // 1000}k" if n % 1000 == 0 else f"FID-{n}"

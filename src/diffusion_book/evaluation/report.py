@@ -266,7 +266,7 @@ def _measures(
         near, thick = precision_recall(a[:few], b[:few]), density_coverage(a[:few], b[:few])
         distance = frechet_distance(Moments.of(a, extractor, "samples"), Moments.of(b, extractor, data))
         return {
-            called(extractor, data, N): (distance, None),
+            called(extractor, data, N, M): (distance, None),
             kernel_called(extractor, data): (kernel.value, (kernel.low, kernel.high)),
             "precision (k = 3)": (near.precision, None),
             "recall (k = 3)": (near.recall, None),

@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_book._checks import at_least
 from diffusion_book.nn import UNet, UNetConfig, timestep_embedding
-from diffusion_book.nn._numbers import at_least
 from diffusion_book.process import Prediction
 from diffusion_book.schedules import EDM, Discrete, Flow, Schedule
 

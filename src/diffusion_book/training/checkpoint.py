@@ -13,14 +13,15 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from diffusion_book._files import UNFINISHED, sync
+from diffusion_book._files import write_whole as write_whole  # the trainer finds it here
+
 MANIFEST = "checkpoint.json"
-UNFINISHED = ".unfinished-"
 FORMAT = 2  # 1 did not say of which run a checkpoint is
 
 Parts = dict[str, dict[str, Tensor]]
@@ -57,11 +58,11 @@ def save(
         hashes = {part: _write(unfinished / f"{part}.safetensors", _as_bytes(parts[part])) for part in sorted(parts)}
         manifest = {"format": FORMAT, "step": step, "origin": dict(origin), "sha256": hashes}
         _write(unfinished / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync(unfinished)
+        sync(unfinished)
         if (folder / name).exists():  # a run that was told to start from an earlier step comes by again
             _remove(folder / name)
         unfinished.rename(folder / name)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         last = latest(folder)
@@ -132,15 +133,6 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def write_whole(path: Path, content: dict[str, Any] | bytes) -> None:
-    """Write a small file, such as a configuration as JSON, so that it is there whole or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
-    _write(unfinished, content if isinstance(content, bytes) else json.dumps(content, indent=1).encode())
-    unfinished.rename(path)
-    _sync(path.parent)
-
-
 def _manifest(checkpoint: Path) -> tuple[int, dict[str, str], dict[str, str]]:
     """Step, hashes by part, and origin."""
     try:
@@ -196,13 +188,3 @@ def _advice(damaged: Path) -> str:
 def _remove(checkpoint: Path) -> None:
     """Under another name first: a run that is killed while it removes one leaves no half of a checkpoint."""
     shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{UNFINISHED}old-{checkpoint.name}")))
-
-
-def _sync(folder: Path) -> None:
-    """Have the file system write down a folder's names, too; a no-op where folders cannot be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from diffusion_book._files import write_whole
 from diffusion_book._names import unknown
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import classifier_free_batched, threshold
@@ -175,12 +176,14 @@ def save(
 
     Args:
         schedule, T: as `schedules.by_name` takes them; None for a classifier. prediction: what the network outputs.
+
+    Raises:
+        OSError: the disk is full or the folder read-only; a file that was there before still is.
     """
     description = {"network": describe(network), "schedule": schedule, "T": T, "prediction": prediction}
     tensors = {name: _halve(tensor.detach().cpu()).contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.torch.save(tensors, metadata={"diffusion_book": json.dumps(description)})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(content)
+    write_whole(Path(path), content)
     return hashlib.sha256(content).hexdigest()
 
 
