@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from diffusion_book._files import write_whole
 from diffusion_book.training.checkpoint import (
     CheckpointError,
     checkpoints,
@@ -21,7 +22,6 @@ from diffusion_book.training.checkpoint import (
     remove_unfinished,
     save,
     step_of,
-    write_whole,
 )
 
 

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from diffusion_book._files import UNFINISHED, sync
-from diffusion_book._files import write_whole as write_whole  # the trainer finds it here
 
 MANIFEST = "checkpoint.json"
 FORMAT = 2  # 1 did not say of which run a checkpoint is

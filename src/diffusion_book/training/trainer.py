@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from diffusion_book._files import write_whole
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError
@@ -254,7 +255,7 @@ class Trainer:
                         "go on with it by --resume, or give another folder"
                     )
                 if not newest or not (self.folder / "config.json").exists():
-                    checkpoint.write_whole(self.folder / "config.json", self.config.to_dict())
+                    write_whole(self.folder / "config.json", self.config.to_dict())
             self.accelerator.wait_for_everyone()
             newest = checkpoint.latest(folder)
             self._same_everywhere(newest)
@@ -353,7 +354,7 @@ class Trainer:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # half written, or damaged: it is only a log
                 if json.loads(line)["step"] <= self.step:
                     kept.append(line)
-        checkpoint.write_whole(log, "".join(f"{line}\n" for line in kept).encode())
+        write_whole(log, "".join(f"{line}\n" for line in kept).encode())
 
 
 def seed_of(seed: int, *purpose: str | int) -> int:
