@@ -70,11 +70,11 @@ def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, predi
     """What knows E[x0 | x_t] and says it as this face, from what networks are told: the clock, and "F" a scaled x_t."""
 
     def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
-        t = clock
+        t = clock.double() if clock.is_floating_point() else clock  # in float32 no clamp keeps it from passing T
         if isinstance(schedule, schedules.EDM):
-            t = (4 * clock).exp()
+            t = (4 * t).exp()
         elif float(schedule.clock(torch.tensor(schedule.T))) != schedule.T:
-            t = schedule.T / 1000 * clock
+            t = schedule.T / 1000 * t
         t = t.clamp(max=schedule.T)
         if prediction == "F":
             x = torch.hypot(schedule.sigma_data * schedule.a(t, like=x), schedule.b(t, like=x)) * x
