@@ -180,16 +180,16 @@ def evaluate(
     """
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
-    if labels is not None and train.y is None:
-        raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
-    if labels is not None and test.y is None:
-        raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
     if labels is not None:
+        if train.y is None:
+            raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
+        if test.y is None:
+            raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
         check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
     first: list[Tensor] = []
     few = max(kept, shown)
     ours = extract(extractor, _remember(samples, first, few if labels is None else sys.maxsize), progress=progress)
-    if labels is not None:
+    if labels is not None:  # of batches the number is known by now
         check_labels(labels, len(ours))
     early = from_uint8(torch.cat(first)[:few])  # as in a file, where the training images are: a copy is at zero
     learnt = reference_features(extractor, train, folder, progress)
