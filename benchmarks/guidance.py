@@ -41,7 +41,8 @@ def digits(w: float, interval: tuple[float, float], y: Tensor) -> Tensor:
     torch.set_num_threads(1)
     guided = drawing.NONE if w == 1 else drawing.Guidance(w, None, *interval)
     seeds = range(FIRST_SEED, FIRST_SEED + len(y))
-    return drawing.draw(zoo.load(MODEL), seeds, y, "dpm_solver", STEPS, guided, batch_size=100, precision="auto")
+    drawn = drawing.batches(zoo.load(MODEL), seeds, y, "dpm_solver", STEPS, guided, batch_size=100, precision="auto")
+    return torch.cat(list(drawn))
 
 
 def main() -> None:

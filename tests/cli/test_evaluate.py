@@ -6,14 +6,16 @@ import math
 import resource
 import shlex
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffusion_book import data, evaluation, losses, nn, zoo
-from diffusion_book.cli import drawing
+from diffusion_book import data, evaluation, losses, nn, schedules, zoo
+from diffusion_book.cli import drawing, measuring
+from diffusion_book.training import RunConfig, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +225,84 @@ def test_bits_per_dimension_join_what_the_card_has(run, words, bring, tmp_path):
         (["--count", 0, "--bits", 0, 501], "0 or of 2 … 500 images of mnist-5k/test, got 501"),
     ],
 )
-def test_numbers_of_images_that_cannot_be_are_told(run, words, options, message):
-    assert message in run(*words, *options, fails=True).stderr
+def test_numbers_of_images_that_cannot_be_are_told(run, folder, options, message):
+    assert message in run("evaluate", "-m", folder / "unet.safetensors", *options, fails=True).stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--seeds", 2],
+        ["--steps", 3],
+        ["--sampler", "nonsense"],
+        ["--guidance", 3],
+        ["--bad-model", "nowhere"],
+        ["--interval", 0, 1],
+        ["--precision", "bf16"],
+        ["--extractor", "pixels"],
+        ["--accuracy"],
+        ["--no-accuracy"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_nothing_would_use_is_refused(run, folder, bring, tmp_path, options):
+    """And so does not go into the command of a card; it is named as it was typed."""
+    file = bring("unet")
+    before = (tmp_path / "unet.json").read_bytes()
+    refused = run("evaluate", "-m", file, "--count", 0, "--bits", 2, 0, "--card", *options, fails=True).stderr
+    assert f"--count 0 draws nothing and leaves bits per dimension alone; leave {options[0]} out" in refused
+    assert (tmp_path / "unet.json").read_bytes() == before
+    classifier = run("evaluate", "-m", folder / "namer.safetensors", *options, fails=True).stderr
+    assert f"a classifier draws nothing and is measured by its accuracy; leave {options[0]} out" in classifier
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampler", "dpm_slover"], "unknown sampler 'dpm_slover' (did you mean 'dpm_solver'?)"),
+        (["--extractor", "mnist-clasifier"], "there is no model 'mnist-clasifier'"),
+        (["--interval", 0.6, 9], "an interval is of guidance"),
+        (["--bad-model", "unet.safetensors"], "a guidance of 1 does not ask the bad model"),
+        (["--guidance", 2], "guidance needs labels"),
+        (["--precision", "fp16", "--device", "cpu"], "is for CUDA GPUs"),
+        (["--precision", "pf32"], "unknown precision 'pf32' (did you mean 'fp32'?)"),
+        (["--count", 4961], "4,961 pictures and their floor need 5,001 real images"),
+        (["--steps", 61], "steps must be an integer in 1 … T = 60, got 61"),
+    ],
+)
+def test_what_is_wrong_is_told_before_bits_are_measured(run, words, bring, monkeypatch, options, message):
+    words[2] = bring("unet")
+    monkeypatch.setattr(measuring, "bits", lambda *_: pytest.fail("minutes were spent"))
+    assert message in run(*words, "--bits", 2, 0, *options, fails=True).stderr
+
+
+def test_classifiers_are_trained_only_where_they_can_be_tested(folder):
+    """Of a folder's pictures nobody knows the labels."""
+    torch.manual_seed(0)
+    network = nn.UNet(nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10))
+    card = zoo.load_file(folder / "unet.safetensors").card
+    model = zoo.Pretrained(network, schedules.cosine(60), "v", card)
+    train, bare = data.load("mnist-5k"), data.Images(data.load("mnist-5k", "test").x, None, "folder:digits")
+    how = measuring.Sampling("ddim", 2, drawing.NONE, 50, 1)
+    with pytest.raises(ValueError, match="folder:digits has no labels to test classifiers on; give --no-accuracy"):
+        measuring.measure(model, how, "pixels", "it", train, bare)
+    measuring.measure(model, replace(how, accuracy=False), "pixels", "it", train, bare)
+
+
+def test_bits_are_measured_in_batches_of_that_size(run, folder, tmp_path, monkeypatch):
+    """And of 50 where nobody says: so those of the zoo's cards were drawn."""
+    sizes, measure = [], evaluation.bits_by_bound
+
+    def watched(denoiser, schedule, images, *rest):
+        sizes.append(len(images))
+        return measure(denoiser, schedule, images, *rest)
+
+    monkeypatch.setattr(evaluation, "bits_by_bound", watched)
+    words = ["evaluate", "-m", folder / "unet.safetensors", "--count", 0, "--bits"]
+    run(*words, 60, 0)
+    assert sizes == [50, 10]
+    run(*words, 10, 0, "--batch-size", 4)
+    assert sizes[2:] == [4, 4, 2]
 
 
 def test_a_continuous_schedule_has_no_bound(run, folder, bring, tmp_path):
@@ -267,7 +345,7 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     exact, rounded = (found[precision]["FCD-MNIST-5K"]["mean"] for precision in ("fp32", "bf16"))
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
-    assert "must be one of auto, fp32, bf16" in run(*words, "--precision", "fp8", fails=True).stderr
+    assert "choose one of auto, fp32, bf16" in run(*words, "--precision", "fp8", fails=True).stderr
     assert "is for CUDA GPUs" in run(*words, "--precision", "fp16", fails=True).stderr
 
 
@@ -340,6 +418,9 @@ def paint(folder, count, seed, side=4):
     return f"folder:{folder.name}"
 
 
+NETWORK = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4}
+
+
 @pytest.fixture
 def own(run, tmp_path):
     """A run of one step on 60 small pictures in a folder."""
@@ -398,6 +479,37 @@ def test_held_out_pictures_that_cannot_be_are_told_before_anything_is_drawn(run,
     (tmp_path / "cats").rename(tmp_path / "dogs")
     moved = run(*own, "--held-out", "folder:few", fails=True).stderr
     assert "what the model was trained on is the reference, and cannot be had: cats is not a folder" in moved
+
+
+def test_a_broken_picture_is_left_out_only_where_it_was_in_training(run, own, tmp_path):
+    held_out = paint(tmp_path / "more", 30, 1)
+    (tmp_path / "more" / "torn.png").write_bytes((tmp_path / "more" / "000.png").read_bytes()[:40])
+    refused = run(*own, "--held-out", held_out, fails=True).stderr
+    assert "torn.png cannot be read as an image" in refused
+    assert refused.endswith("; repair it or take it out\n")  # `evaluate` has no --skip-broken
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "skip_broken": True}))
+    result = run(*own, "--held-out", held_out)
+    assert "warning: left out 1 of 31 files" in result.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["reports"][0]["held_out"]["n"] == 30
+
+
+def test_a_run_that_does_not_say_its_size_has_that_of_its_pictures(run, own, tmp_path, monkeypatch):
+    """As a trainer makes it that was called from Python."""
+    short = {"steps": 1, "batch_size": 4, "warmup": 0, "network": NETWORK}
+    Trainer(RunConfig(data=f"folder:{tmp_path / 'cats'}", **short), tmp_path / "plain").run()
+    own[2] = "plain"
+    run(*own, "--held-out", paint(tmp_path / "more", 30, 1, side=6))
+    report = json.loads((tmp_path / "report.json").read_text())["reports"][0]
+    held_out = data.load("folder:more", size=4)
+    assert report["held_out"]["sha256"] == data.images_sha256(held_out.x)
+    (tmp_path / "cats").rename(tmp_path / "dogs")
+    (tmp_path / "cats").mkdir()
+    for i in range(60):
+        Image.new("RGB", (4, 6)).save(tmp_path / "cats" / f"{i}.png")
+    refused = run(*own, "--held-out", "folder:more", fails=True).stderr
+    assert "squares are drawn, so none can be compared with" in refused
+    assert "of 4×6 pixels" in refused
 
 
 def test_inception_wants_colour_and_its_weights(run, own, words, tmp_path, monkeypatch):

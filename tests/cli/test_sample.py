@@ -166,7 +166,7 @@ def test_a_file_that_does_not_say_its_size_asks_for_it(run, digits, tmp_path):
         (["--class", "seven"], "a class is a whole number, or several between commas, got 'seven'"),
         (["--class", "10"], "this model knows the classes 0 … 9, got 10"),
         (["--class", "-1"], "this model knows the classes 0 … 9, got -1"),
-        (["--sampler", "dpm"], "unknown sampler 'dpm'; choose one of ddim, ddpm"),
+        (["--sampler", "dpm"], "unknown sampler 'dpm' (did you mean 'ddpm'?); choose one of ddim, ddpm"),
         (["--steps", "61"], "steps must be an integer in 1 … T = 60, got 61"),
         (["--guidance", "2"], "guidance needs labels: got w = 2"),
         (["-o", "a.gif"], "unknown ending; take one of"),
@@ -263,8 +263,12 @@ def test_a_class_is_drawn_with_the_guidance_that_the_card_found_best(run, tmp_pa
     best = zoo.card("mnist-unet")["guidance by distance to training digits"]["best"]
     said = ("--guidance", best["w"], "--interval", *best["interval"])
     options = {"best": (), "said": said, "none": ("--guidance", 1), "any": ("--class", 3), "worse": said[:2]}
+    low, high = best["interval"]
+    line = f"guidance: {best['w']:g} where {low:g} < σ ≤ {high:g}, which the model's card found best\n"
     for name, words in options.items():
-        run("sample", "-m", "mnist-unet", "-c", 7, "-n", 2, "--steps", 3, *words, "-o", f"{name}.npy")
+        result = run("sample", "-m", "mnist-unet", "-c", 7, "-n", 2, "--steps", 3, *words, "-o", f"{name}.npy")
+        chosen = line if name in ("best", "any") else ""  # what was typed need not be told
+        assert result.stdout == f"2 pictures: {name}.npy\n{chosen}"
     drawn = {name: np.load(tmp_path / f"{name}.npy").astype(int) for name in options}
     assert (drawn["best"] == drawn["said"]).all()
     assert all((drawn["best"] != drawn[name]).any() for name in ("none", "any", "worse"))
@@ -329,7 +333,9 @@ def test_a_model_without_counterpart_in_diffusers_is_told_the_other_format(run, 
 
 def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):
     assert "ONNX is not written yet" in run("export", "-m", digits, "-o", "a", "-f", "onnx", fails=True).stderr
-    assert "unknown format 'gguf'" in run("export", "-m", digits, "-o", "a", "-f", "gguf", fails=True).stderr
+    assert "unknown format 'gguf'; choose" in run("export", "-m", digits, "-o", "a", "-f", "gguf", fails=True).stderr
+    near = run("export", "-m", digits, "-o", "a", "-f", "safetensor", fails=True).stderr
+    assert "unknown format 'safetensor' (did you mean 'safetensors'?)" in near
     preserving = tiny(folder, "preserving", schedule="vp", T=None, prediction="v")
     assert "diffusers has schedules with steps" in run("export", "-m", preserving, "-o", "a", fails=True).stderr
     words = ["export", "-m", digits, "-f", "safetensors", "-o"]

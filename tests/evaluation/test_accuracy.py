@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_book.data import Images
-from diffusion_book.evaluation import Scores, accuracy, classification_accuracy_score
+from diffusion_book.evaluation import Scores, accuracy, classification_accuracy_score, named_rightly
 from diffusion_book.nn import ClassifierConfig
 
 SMALL = ClassifierConfig(channels=4, features=16)
@@ -47,6 +47,7 @@ def test_colour_and_other_numbers_of_classes(generator):
 def test_accuracy_by_hand(classifier, test):
     few = Images(test.x[::25], test.y[::25], "few")
     expected = [int(classifier(x[None]).argmax()) == int(y) for x, y in zip(few.x, few.y)]
+    assert named_rightly(classifier, few, batch_size=7).tolist() == expected
     assert accuracy(classifier, few, batch_size=7) == pytest.approx(sum(expected) / len(expected))
 
 

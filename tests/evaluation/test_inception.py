@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffusion_book.data import Images
 from diffusion_book.data.images import from_uint8
-from diffusion_book.evaluation import Extractor, fid, frechet_inception_distance, inception
+from diffusion_book.evaluation import Extractor, features, fid, frechet_inception_distance, inception
 from diffusion_book.evaluation.naming import INCEPTION
 
 
@@ -93,6 +93,12 @@ def test_torch_fidelity_gives_the_same_number(cats, generator, tmp_path):
     name, ours = frechet_inception_distance(samples, cats, inception(module), tmp_path)
     assert name == "Fréchet distance (stand-in Registered)"
     assert ours == pytest.approx(theirs, rel=1e-4)  # they keep covariances of float32 means
+
+
+def test_a_stand_in_is_asked_where_it_is_to_be(monkeypatch):
+    """Nothing can be read there, so its hash is not asked for."""
+    monkeypatch.setattr(features, "weights_sha256", lambda network: "0" * 64)
+    assert inception(Statistics(), device="meta").dim == 6
 
 
 def test_fifty_thousand_are_a_fid_and_come_in_batches(stand_in, cats, generator, tmp_path):

@@ -1,8 +1,12 @@
 """Names: FID is one thing, and nothing else is called so."""
 
 import pytest
+import torch
 
+from diffusion_book.data import Images, split
 from diffusion_book.evaluation import Extractor, called, kernel_called
+
+FOLDER = Images(torch.full((4, 3, 2, 2), -1.0), None, "folder:/pictures")
 
 
 def extractor(kind: str) -> Extractor:
@@ -27,7 +31,14 @@ def test_without_a_number_it_has_no_name(numbers):
 
 @pytest.mark.parametrize(
     ("reference", "n"),
-    [("cifar10/test", 10_000), ("cifar10/test", 50_000), ("cifar10/train", 49_999), ("fashion-mnist/train", 60_000)],
+    [
+        ("cifar10/test", 10_000),
+        ("cifar10/test", 50_000),
+        ("cifar10/train", 49_999),
+        ("cifar10/train, kept", 50_000),
+        ("fashion-mnist/train", 60_000),
+        *((part.name, len(part)) for part in split(FOLDER, 0.5, torch.Generator().manual_seed(0))),
+    ],
 )
 def test_against_less_than_a_training_set_nothing_is_a_fid(reference, n):
     for samples in (10_000, 50_000):

@@ -259,10 +259,35 @@ def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
         evaluate(samples, train, test, extractor, ORIGIN, seeds=(0, 1, 1), folder=tmp_path)
     with pytest.raises(ValueError, match="one int64 label for each of the 400 samples"):
         evaluate([samples], train, test, extractor, ORIGIN, torch.zeros(399).long(), kept=5, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"one int64 label for each of the 400 samples is needed, .* \(401,\)"):
+        evaluate(samples.split(7), train, test, extractor, ORIGIN, torch.zeros(401).long(), kept=5, folder=tmp_path)
     with pytest.raises(ValueError, match="must come as tensors"):
         evaluate([samples.numpy()], train, test, extractor, ORIGIN, folder=tmp_path)
     with pytest.raises(ValueError, match="must lie in"):
         evaluate(samples * 2, train, test, extractor, ORIGIN, folder=tmp_path)
+
+    def asked():
+        pytest.fail("minutes were spent")
+        yield samples
+
+    for labels, message in (
+        (torch.zeros(400), r"each sample is needed, got torch\.float32"),
+        (torch.zeros(400, 1).long(), r"each sample is needed, got torch\.int64 of shape \(400, 1\)"),
+        (torch.tensor(0), "each sample is needed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(asked(), train, test, extractor, ORIGIN, labels, folder=tmp_path)
+    bare = Images(test.x, None, "bare/test")
+    with pytest.raises(ValueError, match="bare/test has no labels"):
+        evaluate(asked(), train, bare, extractor, ORIGIN, torch.zeros(400).long(), folder=tmp_path)
+    unread = dataclasses.replace(extractor, function=lambda x: pytest.fail("minutes were spent"))
+    with pytest.raises(ValueError, match=r"each of the 400 samples is needed, .* \(399,\)"):
+        evaluate(samples, train, test, unread, ORIGIN, torch.zeros(399).long(), folder=tmp_path)
+    unmeasured = dataclasses.replace(extractor, name="seen", sha256="1" * 64)
+    folder = tmp_path / "empty"
+    with pytest.raises(ValueError, match="each of the 400 samples is needed"):
+        evaluate([samples], train, test, unmeasured, ORIGIN, torch.zeros(399).long(), folder=folder)
+    assert not folder.exists(), "the reference was measured first"
     bare = Images(train.x, None, "bare/train")
     with pytest.raises(ValueError, match="bare/train has no labels"):
         evaluate(samples, bare, test, extractor, ORIGIN, torch.zeros(400).long(), kept=5, folder=tmp_path)

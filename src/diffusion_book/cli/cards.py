@@ -47,7 +47,7 @@ def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path
         model = zoo.load_file(path, trainer.device)
         card["weights_sha256"] = evaluation.weights_sha256(model.network)
         if not config.denoises:
-            card["metrics"] |= accuracy(model, data.load(config.data, "test"))
+            card["metrics"] |= classifier_metrics(model, data.load(config.data, "test"))
         write_card(path, card)
         written.append(path)
     return written
@@ -73,18 +73,14 @@ def training_loss(run: Path, step: int) -> float:
     return float(f"{lines[-1]['loss']:.4g}")
 
 
-def accuracy(classifier: zoo.Pretrained, images: Images) -> dict[str, Any]:
+def classifier_metrics(classifier: zoo.Pretrained, images: Images) -> dict[str, Any]:
     """The share of images that a classifier names rightly, in all and of each class; how many they are, and which.
 
     Raises:
         ValueError: the images have no labels.
     """
-    device = next(classifier.network.parameters()).device
-    if images.y is None:
-        raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it")
-    with torch.no_grad():
-        named = [classifier.network(x.to(device)).argmax(1).cpu() for x in images.x.split(500)]
-    right, N = torch.cat(named) == images.y, len(images)
+    right, N = evaluation.named_rightly(classifier.network, images), len(images)
+    assert images.y is not None  # or that would have complained
     share = int(right.sum()) / N
     return {
         "accuracy": share,

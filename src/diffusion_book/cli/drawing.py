@@ -10,11 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_book import guidance, process, samplers, zoo
+from diffusion_book._names import unknown
 from diffusion_book.cli.models import classes_of, image_shape
 from diffusion_book.denoise import Denoiser
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
-from diffusion_book.training.loop import Precision, autocast
+from diffusion_book.training.loop import Precision, autocast, resolve
 
 Sampler = tuple[Callable[..., Tensor], Callable[[Schedule, int], Times], bool]
 
@@ -48,6 +49,11 @@ class Guidance:
     def everywhere(self) -> bool:
         return self.sigma_low == 0 and self.sigma_high == math.inf
 
+    @property
+    def where(self) -> str:
+        """The noise at which it acts, in words."""
+        return "everywhere" if self.everywhere else f"where {self.sigma_low:g} < σ ≤ {self.sigma_high:g}"
+
 
 NONE = Guidance()
 
@@ -56,11 +62,6 @@ def recommended(model: zoo.Pretrained) -> Guidance:
     """The guidance that its card found best for a class; none, where the card does not say."""
     best = model.card.get("guidance by distance to training digits", {}).get("best")
     return Guidance(best["w"], None, *best["interval"]) if best else NONE
-
-
-def draw(*what: Any, **how: Any) -> Tensor:
-    """All that `batches` draws, in one tensor."""
-    return torch.cat(list(batches(*what, **how)))
 
 
 def batches(
@@ -77,33 +78,43 @@ def batches(
 ) -> Iterator[Tensor]:
     """Sample one picture for each seed → [B, C, H, W] at a time, on the CPU, in [−1, 1].
 
+    What is wrong is told by the call, before the first picture is asked for.
+
     Args:
         y: [N] labels. size: see `models.image_shape`. progress: show a bar, where someone looks.
         precision: of the network. In bfloat16 a picture depends a little on those that are drawn beside it.
 
     Raises:
-        ValueError: an unknown sampler; or what the model does not know, such as a label.
+        ValueError: an unknown sampler; or what the model does not know, such as a label; or a precision that the device
+            does not have.
     """
     name = sampler.replace("-", "_").lower()
     if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+        raise ValueError(unknown("sampler", sampler, SAMPLERS))
     sample, grid, draws_noise = SAMPLERS[name]
     check_labels(model, y)
     denoiser_of(model, y, guided)  # complains, where there is reason to
-    assert model.schedule is not None
-    times = grid(model.schedule, steps)
+    schedule = model.schedule
+    assert schedule is not None
+    times = grid(schedule, steps)
     shape = image_shape(model, size)
     device = next(model.network.parameters()).device
-    with tqdm(total=-(-len(seeds) // batch_size) * steps, desc="sampling", disable=None if progress else True) as bar:
-        for start in range(0, len(seeds), batch_size):
-            generators = process.seeded(seeds[start : start + batch_size])
-            labels = None if y is None else y[start : start + batch_size].to(device)
-            options: dict[str, Any] = {"generator": generators} if draws_noise else {}
-            x_T = samplers.start_noise((len(generators), *shape), generators, device=device, schedule=model.schedule)
-            denoiser = denoiser_of(model, labels, guided)
-            with autocast(precision, device):
-                x0 = sample(denoiser, model.schedule, x_T, times, callback=lambda _: bar.update(), **options)
-            yield x0.clamp(-1, 1).cpu()
+    resolve(precision, device)  # complains as well
+
+    def drawn() -> Iterator[Tensor]:
+        calls = -(-len(seeds) // batch_size) * steps
+        with tqdm(total=calls, desc="sampling", disable=None if progress else True) as bar:
+            for start in range(0, len(seeds), batch_size):
+                generators = process.seeded(seeds[start : start + batch_size])
+                labels = None if y is None else y[start : start + batch_size].to(device)
+                options: dict[str, Any] = {"generator": generators} if draws_noise else {}
+                x_T = samplers.start_noise((len(generators), *shape), generators, device=device, schedule=schedule)
+                denoiser = denoiser_of(model, labels, guided)
+                with autocast(precision, device):
+                    x0 = sample(denoiser, schedule, x_T, times, callback=lambda _: bar.update(), **options)
+                yield x0.clamp(-1, 1).cpu()
+
+    return drawn()
 
 
 def denoiser_of(model: zoo.Pretrained, y: Tensor | None, guided: Guidance) -> Denoiser:

@@ -2,10 +2,18 @@
 
 import math
 import shlex
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from diffusion_book.evaluation import Report
+
+OF_CLASSIFIERS = ("model", "out", "card", "held_out", "device")
+OF_BITS = (*OF_CLASSIFIERS, "count", "bits", "batch_size")
+"""The options that have a use where nothing is drawn."""
 
 
 def evaluate(
@@ -24,7 +32,7 @@ def evaluate(
     sampler: Annotated[
         str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")
     ] = "dpm_solver",
-    guidance: Annotated[float, typer.Option(help="As in sample; 1 is none.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
     bad_model: Annotated[str | None, typer.Option(help="Guide away from this worse model.")] = None,
     interval: Annotated[
         tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
@@ -49,7 +57,9 @@ def evaluate(
     card: Annotated[
         bool, typer.Option("--card", help="Write the numbers into the card of the model's weights.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes memory, not pictures.")] = 250,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures at once, for bits 50 at most; changes memory, not pictures.")
+    ] = 250,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … [default: the GPU if there is one]")] = None,
 ) -> None:
     """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures.
@@ -70,19 +80,25 @@ def evaluate(
     pictures.check_writable(out)
     reports = []
     if found.schedule is None:
-        _check_classifiers(context)
-        summary = measuring.accuracy(found, model, held_out)
+        _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")
+        summary = measuring.measure_classifier(found, model, measuring.real_images(found, held_out)[1])
     else:
-        bad = None if bad_model is None else models.find(bad_model, where)
-        guided = drawing.Guidance(guidance, bad, *interval)
-        how = measuring.Sampling(
-            sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
-        )
         if 0 < count < 50 or not (count or any(bits)):
             raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")
-        # What takes minutes comes before what takes an hour: it may be wrong.
-        likelihood = {measuring.BITS: measuring.bits(found, *bits, held_out)} if any(bits) else {}
-        reports = measuring.measure(found, how, extractor, model, held_out) if count else []
+        if not count:
+            _check_used(context, OF_BITS, "--count 0 draws nothing and leaves bits per dimension alone")
+        train, unseen = measuring.real_images(found, held_out)
+        pending: Iterator[Report] = iter(())
+        if count:
+            bad = None if bad_model is None else models.find(bad_model, where)
+            guided = drawing.Guidance(guidance, bad, *interval)
+            how = measuring.Sampling(
+                sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
+            )
+            pending = measuring.measure(found, how, extractor, model, train, unseen)
+        # All that could be wrong is told by now; what takes minutes comes before what takes an hour.
+        likelihood = {measuring.BITS: measuring.bits(found, *bits, unseen, batch_size)} if any(bits) else {}
+        reports = list(pending)
         summary = {**(measuring.together(reports) if reports else {}), **likelihood}
     written = measuring.write(summary, reports, out)
     if weights is not None:
@@ -91,11 +107,11 @@ def evaluate(
     typer.echo(f"report: {', '.join(map(str, written))}")
 
 
-def _check_classifiers(context: typer.Context) -> None:
-    """Raise a ValueError where an option was given that a classifier has no use for."""
+def _check_used(context: typer.Context, used: Container[str | None], why: str) -> None:
+    """Raise a ValueError where an option was given that nothing would use, and that a card's command would repeat."""
     for option in context.command.params:
-        if _was_typed(context, option.name) and option.name not in ("model", "out", "card", "held_out", "device"):
-            raise ValueError(f"a classifier draws nothing and is measured by its accuracy; leave {option.opts[0]} out")
+        if _was_typed(context, option.name) and option.name not in used:
+            raise ValueError(f"{why}; leave {_words(context, option)[0]} out")
 
 
 def _was_typed(context: typer.Context, name: str | None) -> bool:
@@ -107,12 +123,14 @@ def _as_typed(context: typer.Context) -> str:
     """The command line that was given, but for what it writes: whoever types it measures again, and keeps the card."""
     words = ["diffusion-book", "evaluate"]
     for option in context.command.params:
-        if not _was_typed(context, option.name) or option.name in ("out", "card"):
-            continue
-        value = context.params[option.name or ""]
-        if isinstance(value, bool):
-            words.append(option.opts[0] if value else option.secondary_opts[0])
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [option.opts[0], *map(str, values)]
+        if _was_typed(context, option.name) and option.name not in ("out", "card"):
+            words += _words(context, option)
     return shlex.join(words)
+
+
+def _words(context: typer.Context, option: Any) -> list[str]:
+    """An option and its values as they were typed, under its long name."""
+    value = context.params[option.name]
+    if isinstance(value, bool):
+        return [option.opts[0] if value else option.secondary_opts[0]]
+    return [option.opts[0], *map(str, value if isinstance(value, tuple) else (value,))]

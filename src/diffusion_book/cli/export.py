@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from diffusion_book._names import unknown
+
 
 def export(
     model: Annotated[
@@ -23,7 +25,7 @@ def export(
     if format == "onnx":
         raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
     if format not in ("diffusers", "safetensors"):
-        raise ValueError(f"unknown format {format!r}; choose diffusers or safetensors")
+        raise ValueError(unknown("format", format, ("diffusers", "safetensors")))
 
     from diffusion_book.cli import carry, models, pictures
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from diffusion_book import data, evaluation, zoo
 from diffusion_book._files import whole, write_whole
+from diffusion_book._names import unknown
 from diffusion_book.cli import cards, drawing, models, reading
 from diffusion_book.evaluation import Bits, Extractor, Origin, Report
 from diffusion_book.evaluation.accuracy import Scores
@@ -37,45 +38,61 @@ class Sampling:
     accuracy: bool = True
 
 
-def measure(model: zoo.Pretrained, how: Sampling, extractor: str, name: str, unseen: str | None = None) -> list[Report]:
-    """One report for each seed. Labels are drawn from those of the training images, so that classes are as frequent.
+def measure(
+    model: zoo.Pretrained, how: Sampling, extractor: str, name: str, train: data.Images, unseen: data.Images
+) -> Iterator[Report]:
+    """One report for each seed, measured as it is asked for; what is wrong is told by the call.
 
-    Args:
-        unseen: the name of held-out images, where they are not those of the training data.
-
-    Raises:
-        ValueError: there are no held-out images, or too few; or the extractor does not fit the images.
-    """
-    train, held_out = _data(model, unseen)
-    _check_enough(how.count, train, held_out)
-    compared = _extractor(extractor, model)
-    reports = []
-    for seed in range(how.seeds):
-        y = _labels(model, train, how.count, seed)
-        numbers = range(seed * how.count, (seed + 1) * how.count)
-        options: Any = {"batch_size": how.batch_size, "precision": how.precision, "progress": True}
-        origin = Origin(name, how.sampler, 0, how.guided.w, seed, _notes(model, how))
-        # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
-        labels = y if how.accuracy and seed == 0 else None
-        with _counting(model, how.guided.bad) as rows:
-            x = drawing.batches(model, numbers, y, how.sampler, how.steps, how.guided, **options)
-            report = evaluation.evaluate(x, train, held_out, compared, origin, labels, progress=sys.stderr.isatty())
-        # How often a sampler asks is known when it has drawn, which it does while it is measured.
-        origin = replace(origin, nfe=round(sum(rows) / how.count))
-        reports.append(replace(report, origin=origin))
-    return reports
-
-
-def accuracy(classifier: zoo.Pretrained, name: str, unseen: str | None = None) -> dict[str, Any]:
-    """What `cards.accuracy` finds on held-out images, those of the classifier's own data or others, and what it is of.
+    Labels are drawn from those of the training images, so that classes are as frequent.
 
     Raises:
-        ValueError: there are no held-out images.
+        ValueError: there are too few images; the extractor does not fit them; or what `drawing.batches` raises.
     """
-    _, held_out = _data(classifier, unseen)
+    _check_enough(how.count, train, unseen)
+    shape = models.image_shape(model, train.x.shape[2])
+    compared = _extractor(extractor, model, shape)
+    notes = _notes(model, how)
+    labels = [_labels(model, train, how.count, seed) for seed in range(how.seeds)]
+    if how.accuracy and labels[0] is not None and unseen.y is None:
+        raise ValueError(f"{unseen.name} has no labels to test classifiers on; give --no-accuracy")
+    drawn = [
+        drawing.batches(
+            model,
+            range(seed * how.count, (seed + 1) * how.count),
+            y,
+            how.sampler,
+            how.steps,
+            how.guided,
+            shape[1],
+            how.batch_size,
+            how.precision,
+            progress=True,
+        )
+        for seed, y in enumerate(labels)
+    ]
+
+    def reports() -> Iterator[Report]:
+        for seed, (x, y) in enumerate(zip(drawn, labels)):
+            origin = Origin(name, how.sampler, 0, how.guided.w, seed, notes)
+            # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
+            y = y if how.accuracy and seed == 0 else None
+            with _counting(model, how.guided.bad) as rows:
+                report = evaluation.evaluate(x, train, unseen, compared, origin, y, progress=sys.stderr.isatty())
+            # How often a sampler asks is known when it has drawn, which it does while it is measured.
+            yield replace(report, origin=replace(origin, nfe=round(sum(rows) / how.count)))
+
+    return reports()
+
+
+def measure_classifier(classifier: zoo.Pretrained, name: str, unseen: data.Images) -> dict[str, Any]:
+    """What `cards.classifier_metrics` finds on held-out images, and which classifier it is of.
+
+    Raises:
+        ValueError: they have no labels.
+    """
     of = {"name": name, "sha256": classifier.card.get("sha256"), "weights_sha256": _hash(classifier)}
     return {
-        **cards.accuracy(classifier, held_out),
+        **cards.classifier_metrics(classifier, unseen),
         "measured by": {"classifier": of, "notes": f"In float32 on {_where(classifier)}."},
     }
 
@@ -84,10 +101,13 @@ DRAWS = 4
 """Of the bound's terms, for each image: enough that the images, and not the draws, are most of the standard error."""
 ODE_TOLERANCE = 1e-4
 BITS = "bits per dimension"
+BITS_AT_ONCE = 50
+"""Images, or fewer where memory is short. One generator draws batch after batch, so another number gives other draws
+than those in the cards of the zoo."""
 
 
 def bits(
-    model: zoo.Pretrained, by_bound: int, by_ode: int, unseen: str | None = None, batch_size: int = 50
+    model: zoo.Pretrained, by_bound: int, by_ode: int, unseen: data.Images, batch_size: int = BITS_AT_ONCE
 ) -> dict[str, Any]:
     """Bits per dimension of so many held-out images by `evaluation.bits_by_bound`, and of so many by `bits_by_ode`.
 
@@ -95,30 +115,31 @@ def bits(
     suffers where x̂0 does not move. A network that always needs a label gets the image's own.
 
     Raises:
-        ValueError: there are no held-out images, or fewer; the schedule is continuous, which has no bound.
+        ValueError: there are fewer held-out images; the schedule is continuous, which has no bound.
     """
-    _, held_out = _data(model, unseen)
     for count in (by_bound, by_ode):
-        if count == 1 or count > len(held_out):
-            raise ValueError(f"bits can be had of 0 or of 2 … {len(held_out):,} images of {held_out.name}, got {count}")
+        if count == 1 or count > len(unseen):
+            raise ValueError(f"bits can be had of 0 or of 2 … {len(unseen):,} images of {unseen.name}, got {count}")
     if by_bound and not isinstance(model.schedule, Discrete):
         raise ValueError(f"a bound needs a chain of steps, and {model.schedule!r} has none: give --bits 0 {by_ode}")
     config: Any = model.network.config
     labelled = config.classes and not config.no_label
     device = next(model.network.parameters()).device
-    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))
+    at_once = min(batch_size, BITS_AT_ONCE)
     found: dict[str, Any] = {}
     for name, count, measure in (("bound", by_bound, _bound), ("ODE", by_ode, _ode)):
         generator, parts = torch.Generator().manual_seed(0), []
-        for index in tqdm(order[:count].split(batch_size), desc=f"bits, {name}", disable=None) if count else ():
-            y = held_out.y[index].to(device) if labelled and held_out.y is not None else None
-            parts.append(measure(model, y, held_out.x[index].to(device), generator))
+        # One call for each batch, since a denoiser holds the labels of the images that it is asked about.
+        for index in tqdm(order[:count].split(at_once), desc=f"bits, {name}", disable=None) if count else ():
+            y = unseen.y[index].to(device) if labelled and unseen.y is not None else None
+            parts.append(measure(model, y, unseen.x[index].to(device), generator))
         if parts:
-            whole = Bits.of(torch.cat([part.each.cpu() for part in parts]), parts[0].how)
-            found[name] = {"mean": whole.mean, "standard error": whole.standard_error, "N": count, "how": whole.how}
+            of_all = Bits.of(torch.cat([part.each.cpu() for part in parts]), parts[0].how)
+            found[name] = {"mean": of_all.mean, "standard error": of_all.standard_error, "N": count, "how": of_all.how}
     given = "each image's own label" if labelled else "no labels"
     notes = f"The first of a random order, with {given}, in float32 on {_where(model)}."
-    return {**found, "measured by": {"held out": held_out.name, "seed": 0, "notes": notes}}
+    return {**found, "measured by": {"held out": unseen.name, "seed": 0, "notes": notes}}
 
 
 def _bound(model: zoo.Pretrained, y: Tensor | None, x: Tensor, generator: torch.Generator) -> Bits:
@@ -270,7 +291,7 @@ def precision_of(word: str) -> Precision:
         ValueError: it is none.
     """
     if word not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {word!r}")
+        raise ValueError(unknown("precision", word, get_args(Precision)))
     found: Precision = word  # type: ignore[assignment]
     return found
 
@@ -282,7 +303,7 @@ def _notes(model: zoo.Pretrained, how: Sampling) -> str:
     if how.guided.bad is not None:
         notes.append("Guided away from a worse model.")
     if not how.guided.everywhere:
-        notes.append(f"Guided where {how.guided.sigma_low:g} < σ ≤ {how.guided.sigma_high:g}.")
+        notes.append(f"Guided {how.guided.where}.")
     return " ".join(notes)
 
 
@@ -298,8 +319,14 @@ def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) ->
     return train.y[torch.randint(len(train), (count,), generator=generator)]
 
 
-def _data(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.Images]:
-    """What the model was trained on, and held-out images: the named ones, or those of the same data set."""
+def real_images(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.Images]:
+    """What the model was trained on, and held-out images: the named ones, or those of the same data set.
+
+    Files of a folder that cannot be read are left out where they were in training.
+
+    Raises:
+        ValueError: they cannot be had; or held-out images are of another shape, or among those trained on.
+    """
     recipe = model.card.get("recipe", {})
     name = recipe.get("data")
     if name is None:
@@ -312,12 +339,15 @@ def _data(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.
             f"the model was trained on {name}, of which there are no held-out images and so no floor to compare with; "
             "give pictures of the same kind that it has not seen, by --held-out folder:PATH"
         )
-    size = models.image_shape(model)[1]
+    skip_broken = recipe.get("skip_broken", False)
     try:
-        train = _load(name, "train", size, recipe.get("skip_broken", False))
+        train = _load(name, "train", recipe.get("size"), skip_broken)
     except ValueError as error:
         raise ValueError(f"what the model was trained on is the reference, and cannot be had: {error}") from error
-    held_out = _load(unseen or name, "test", size)
+    height, width = train.x.shape[2:]
+    if height != width:
+        raise ValueError(f"squares are drawn, so none can be compared with {train.name} of {width}×{height} pixels")
+    held_out = _load(unseen or name, "test", height, skip_broken)
     if train.x.shape[1:] != held_out.x.shape[1:]:
         raise ValueError(
             f"held-out images must be as those that the model was trained on, [N, C, H, W] = {list(train.x.shape)} of "
@@ -333,10 +363,13 @@ def _data(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.
     return train, held_out
 
 
-def _load(name: str, split: str, size: int, skip_broken: bool = False) -> data.Images:
-    if name.startswith("folder:"):  # which is one split
-        return data.load(name, size=size, skip_broken=skip_broken)
-    return data.load(name, split)
+def _load(name: str, split: str, size: int | None, skip_broken: bool) -> data.Images:
+    if not name.startswith("folder:"):
+        return data.load(name, split)
+    try:
+        return data.load(name, size=size, skip_broken=skip_broken)  # a folder is one split
+    except ValueError as error:  # its last advice is an option that `evaluate` does not have
+        raise ValueError(str(error).partition(", or leave out all such files")[0]) from error
 
 
 LEAST = 40
@@ -354,8 +387,7 @@ def _check_enough(count: int, train: data.Images, held_out: data.Images) -> None
         )
 
 
-def _extractor(name: str, model: zoo.Pretrained) -> Extractor:
-    shape = models.image_shape(model)
+def _extractor(name: str, model: zoo.Pretrained, shape: tuple[int, int, int]) -> Extractor:
     if name == "pixels":
         return evaluation.pixels(shape)
     device = next(model.network.parameters()).device

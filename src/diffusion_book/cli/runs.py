@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import typer
 from torch import nn
 
@@ -53,7 +54,7 @@ def preview_of(config: RunConfig) -> "Preview":
         model = Pretrained(network, schedule, config.prediction, card)
         count, y, columns = drawing.preview_labels(int(network.config.classes))  # type: ignore[union-attr, arg-type]
         steps = min(18, schedule.T) if isinstance(schedule, Discrete) else 18
-        x = drawing.draw(model, range(count), y, steps=steps)
+        x = torch.cat(list(drawing.batches(model, range(count), y, steps=steps)))
         pictures.write(x, path, columns, range(count))
 
     return preview

@@ -70,15 +70,17 @@ def sample(
     bad = None if bad_model is None else models.find(bad_model, where)
     seeds = range(seed, seed + count)
     y = torch.tensor([wanted[i % len(wanted)] for i in range(count)]) if wanted else None
-    if guidance is None and wanted and bad is None and interval == (0.0, math.inf):
+    guided = drawing.Guidance(1.0 if guidance is None else guidance, bad, *interval)
+    by_card = guidance is None and wanted and bad is None and guided.everywhere
+    if by_card:
         guided = drawing.recommended(found)
-    else:
-        guided = drawing.Guidance(1.0 if guidance is None else guidance, bad, *interval)
-    x = drawing.draw(found, seeds, y, sampler, steps, guided, size, batch_size, progress=True)
+    x = torch.cat(list(drawing.batches(found, seeds, y, sampler, steps, guided, size, batch_size, progress=True)))
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
     pictures.write(x, out, columns, seeds, y)
     typer.echo(f"{count} pictures: {out}")
+    if by_card and guided.w != 1:
+        typer.echo(f"guidance: {guided.w:g} {guided.where}, which the model's card found best")
 
 
 def _numbers(texts: list[str]) -> list[int]:

@@ -7,7 +7,7 @@
 A distance between sets of images is one between their features, so everything here takes an `Extractor`.
 """
 
-from diffusion_book.evaluation.accuracy import Scores, accuracy, classification_accuracy_score
+from diffusion_book.evaluation.accuracy import Scores, accuracy, classification_accuracy_score, named_rightly
 from diffusion_book.evaluation.features import (
     Extractor,
     extract,
@@ -68,6 +68,7 @@ __all__ = [
     "kid",
     "memorisation",
     "moments",
+    "named_rightly",
     "nearest",
     "pixels",
     "precision_recall",

@@ -63,11 +63,7 @@ def classification_accuracy_score(
     Source: Ravuri and Vinyals 2019.
     """
     check_images(samples)
-    if labels.shape != (len(samples),) or labels.dtype != torch.int64:
-        raise ValueError(
-            f"one int64 label for each of the {len(samples)} samples is needed, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
+    check_labels(labels, len(samples))
     if test.y is None:
         raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it")
     if config is None:
@@ -77,9 +73,25 @@ def classification_accuracy_score(
     return Scores.of([accuracy(_train(samples, labels, seed, *options), test) for seed in seeds])
 
 
-@torch.no_grad()
+def check_labels(labels: Tensor, count: int | None = None) -> None:
+    """Raise a ValueError unless there is one int64 label for each of `count` samples, or of any number of them."""
+    if labels.dtype != torch.int64 or labels.ndim != 1 or count not in (None, len(labels)):
+        each = "each sample" if count is None else f"each of the {count} samples"
+        raise ValueError(f"one int64 label for {each} is needed, got {labels.dtype} of shape {tuple(labels.shape)}")
+
+
 def accuracy(classifier: nn.Module, images: Images, batch_size: int = 500) -> float:
     """The share of images that a classifier gives the label they have.
+
+    Raises:
+        ValueError: the images have no labels.
+    """
+    return float(named_rightly(classifier, images, batch_size).double().mean())
+
+
+@torch.no_grad()
+def named_rightly(classifier: nn.Module, images: Images, batch_size: int = 500) -> Tensor:
+    """Whether a classifier gives an image the label it has, [N] bool.
 
     Raises:
         ValueError: the images have no labels.
@@ -88,7 +100,7 @@ def accuracy(classifier: nn.Module, images: Images, batch_size: int = 500) -> fl
         raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it")
     device = next(classifier.parameters()).device
     said = [classifier(x.to(device)).argmax(1).cpu() for x in images.x.split(batch_size)]
-    return float((torch.cat(said) == images.y).double().mean())
+    return torch.cat(said) == images.y
 
 
 def _train(

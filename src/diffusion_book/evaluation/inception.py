@@ -29,8 +29,9 @@ def inception(network: nn.Module | None = None, device: torch.device | str = "cp
         ConnectionError: its weights are not here and could not be downloaded.
     """
     if network is not None:
+        network = network.to(device)
         dim = network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device))[0].shape[1]
-        return _extractor(network.to(device), f"stand-in {type(network).__name__}", dim, kind="other")
+        return _extractor(network, f"stand-in {type(network).__name__}", dim, kind="other")
     return _extractor(_original().to(device), INCEPTION, 2048, kind="inception")
 
 

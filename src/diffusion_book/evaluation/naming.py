@@ -17,7 +17,9 @@ FULL = {"cifar10/train": 50_000}
 
 def is_full(reference: str, n_reference: int) -> bool:
     """Whether so many images of that name are a whole training set, which a FID's reference must be."""
-    return reference.startswith("folder:") or FULL.get(reference) == n_reference
+    if reference.startswith("folder:"):
+        return not reference.endswith((", kept", ", held out"))  # which are the parts of `data.split`
+    return FULL.get(reference) == n_reference
 
 
 def called(extractor: Extractor, reference: str, n: int | None = None, n_reference: int | None = None) -> str:

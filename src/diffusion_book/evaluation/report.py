@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
-from diffusion_book.evaluation.accuracy import Scores, classification_accuracy_score
+from diffusion_book.evaluation.accuracy import Scores, check_labels, classification_accuracy_score
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, frechet_distance
 from diffusion_book.evaluation.kid import kid
@@ -175,16 +175,22 @@ def evaluate(
         folder: where the reference's features are kept, see `reference_features`.
 
     Raises:
-        ValueError: fewer than three seeds; too few images; labels, but not of the training images, or not as many as
-            there are samples; images of another range or shape.
+        ValueError: fewer than three seeds; too few images; labels, but not of the real images, or not as many as there
+            are samples; images of another range or shape.
     """
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
-    if labels is not None and train.y is None:
-        raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
+    if labels is not None:
+        if train.y is None:
+            raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
+        if test.y is None:
+            raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
+        check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
     first: list[Tensor] = []
     few = max(kept, shown)
     ours = extract(extractor, _remember(samples, first, few if labels is None else sys.maxsize), progress=progress)
+    if labels is not None:  # of batches the number is known by now
+        check_labels(labels, len(ours))
     early = from_uint8(torch.cat(first)[:few])  # as in a file, where the training images are: a copy is at zero
     learnt = reference_features(extractor, train, folder, progress)
     unseen = extract(extractor, test.x, progress=progress)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from diffusion_book._names import unknown
 from diffusion_book.data import Images, load
 from diffusion_book.losses import (
     Weight,
@@ -90,9 +91,9 @@ class RunConfig(TrainConfig):
                     "its checkpoint would never be written"
                 )
         if self.times not in TIMES:
-            raise ValueError(f"unknown times {self.times!r}; choose one of {', '.join(TIMES)}")
+            raise ValueError(unknown("times", self.times, TIMES))
         if self.weight not in WEIGHTS:
-            raise ValueError(f"unknown weight {self.weight!r}; choose one of {', '.join(WEIGHTS)}")
+            raise ValueError(unknown("weight", self.weight, WEIGHTS))
         if self.decay not in ("cosine", "none"):
             raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
         configure(self.network)
