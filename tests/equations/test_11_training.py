@@ -73,6 +73,22 @@ def test_steps_after_an_outlier(K):
         assert step == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.equation("eq-training-longest")
+@pytest.mark.parametrize(("d1", "d2"), [(0.9, 0.99), (0.9, 0.999), (0.5, 0.6)])
+def test_no_step_is_longer(d1, d2, generator):
+    """PyTorch's AdamW on gradients of wild sizes and either sign; those that grow by d2/d1 nearly reach the bound."""
+    bound = (1 - d1) / math.sqrt((1 - d2) * (1 - d1**2 / d2))
+    for size in (0.0, 1.0, 5.0):
+        gradients = randn(300, generator=generator) * torch.exp(size * randn(300, generator=generator))
+        assert max(map(abs, adam_steps(gradients.tolist(), d1, d2))) < bound
+    worst = adam_steps([(d2 / d1) ** n for n in range(1500)], d1, d2)
+    assert 0.8 * bound < max(worst) < bound * (1 + 1e-9)
+    n = 10_000  # the same with averages that have forgotten their start
+    mu = (1 - d1) * sum((d1**2 / d2) ** k for k in range(n))
+    nu = (1 - d2) * sum((d1**2 / d2) ** k for k in range(n))
+    assert mu / math.sqrt(nu) == pytest.approx(bound, rel=1e-9)
+
+
 @pytest.mark.equation("eq-training-bf16")
 def test_small_updates_are_lost_for_every_bfloat16():
     """All normal numbers between 2^-3 and 2^4, both signs, and updates to just below the bound; above it some count."""
