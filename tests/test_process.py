@@ -300,7 +300,10 @@ def test_zero_terminal_snr_keeps_v_and_x0_alive(generator):
     ids=["to_x0", "from_x0", "target"],
 )
 def test_an_unknown_prediction_is_refused_with_the_list_of_known_ones(call):
-    with pytest.raises(ValueError, match=r"unknown prediction 'epsilon'; choose one of eps, x0, v, score, u, F$"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown prediction 'epsilon' \(did you mean 'eps'\?\); choose one of eps, x0, v, score, u, F$",
+    ):
         call("epsilon", schedules.linear(10), torch.zeros(1, 1))
 
 
@@ -721,7 +724,9 @@ def test_one_channel_beside_three_is_refused_and_so_are_integers(call, message):
         with pytest.raises(ValueError, match=f"^{message}, {shapes}$"):
             call(schedules.linear(10), one, other)
     for one, other in ((THREE, THREE.long()), (THREE.long(), THREE)):
-        with pytest.raises(ValueError, match=r"a batch must be floating point, got torch.int64; scale images"):
+        with pytest.raises(
+            ValueError, match=r"a batch must be floating point, got torch.int64; use \.float\(\), and scale images"
+        ):
             call(schedules.linear(10), one, other)
 
 

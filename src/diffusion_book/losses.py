@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, check_batch
 from diffusion_book.denoise import WithVariance, x0_of
 from diffusion_book.process import (
     Generators,
@@ -31,7 +31,7 @@ from diffusion_book.process import (
     target,
     to_x0,
 )
-from diffusion_book.schedules import Discrete, Schedule, check_batch, expand
+from diffusion_book.schedules import Discrete, Schedule, expand
 
 Weight = Callable[[Schedule, Tensor], Tensor]
 

@@ -356,7 +356,7 @@ def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_tried_at_half
         ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),
         ({"label_dropout": -0.1}, r"label_dropout is a share in \[0, 1\], got -0.1"),
         ({"precision": "fp8"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
-        ({"prediction": "epsilon"}, "unknown prediction 'epsilon'; choose one of eps, x0, v, score"),
+        ({"prediction": "epsilon"}, r"unknown prediction 'epsilon' \(did you mean 'eps'\?\); choose one of eps, x0, v"),
     ],
 )
 def test_a_bad_configuration_is_refused(options, message):

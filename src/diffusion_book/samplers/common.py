@@ -106,12 +106,14 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
 
 
-def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "") -> Tensor:
-    """Return a denoiser's x̂0 in x_t's dtype; raise where it is no tensor of x_t's shape, or not finite."""
+def check_estimate(
+    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "", what: str = "x̂0"
+) -> Tensor:
+    """Return a denoiser's x̂0, or `what` else, in x_t's dtype; raise where it has not x_t's shape, or is not finite."""
     x0_hat = x0_of(estimate)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
-        raise ValueError(f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
+        raise ValueError(f"the denoiser must return {what} of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
     # One cheap sum finds almost always that all is well; only where it is not finite do we look at every number.
     if not math.isfinite(x0_hat.sum().item()) and not bool((finite := torch.isfinite(x0_hat)).all()):
         time = _time_of(int((~finite).nonzero()[0, 0]), t)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffusion_book._checks import at_least
 from diffusion_book.losses import draw_times, simple_loss
-from diffusion_book.process import PREDICTIONS, Prediction
+from diffusion_book.process import Prediction, check_prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA, check_decay
 from diffusion_book.training.objective import drop_labels
@@ -67,8 +67,7 @@ class TrainConfig:
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}; 0 is none")
         if not self.grad_clip > 0:  # NaN is not, either
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+        check_prediction(self.prediction)
         check_decay(self.ema_decay)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
