@@ -76,8 +76,11 @@ def test_sampling_builds_no_graph():
 
 
 def test_an_unknown_prediction_is_refused_before_anything_is_sampled():
-    with pytest.raises(ValueError, match=r"unknown prediction 'noise'; choose one of eps, x0, v, score, u, F$"):
-        denoise.from_network(lambda xt, t: xt, SCHEDULE, "noise")
+    for make in (denoise.from_network, denoise.from_network_with_variance):
+        with pytest.raises(ValueError, match=r"unknown prediction 'noise'; choose one of eps, x0, v, score, u, F$"):
+            make(lambda xt, t: xt, SCHEDULE, "noise")
+        with pytest.raises(ValueError, match=r"unknown prediction 'scores' \(did you mean 'score'\?\)"):
+            make(lambda xt, t: xt, SCHEDULE, "scores")
 
 
 def test_the_exact_denoiser_at_full_noise_is_the_mean_of_the_data(generator):

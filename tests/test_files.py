@@ -1,27 +1,18 @@
 """Files on a full disk: what was there before still is, the error names the file, and nothing is left behind."""
 
-import contextlib
-import resource
-from collections.abc import Iterator
+import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import disk_with_room_for
 
 from diffusion_book import nn, zoo
 from diffusion_book._files import whole, write_whole
 from diffusion_book.cli import measuring, pictures
-
-
-@contextlib.contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """Files that grow beyond this raise an OSError in the middle of a write, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from diffusion_book.evaluation import Origin, Report, reference
+from diffusion_book.evaluation.report import Pictures
 
 
 def noise(n: int, side: int = 32) -> torch.Tensor:
@@ -42,6 +33,16 @@ def report(path: Path) -> None:
     measuring.write({"one number": list(range(500))}, [], path)
 
 
+def report_alone(path: Path) -> None:
+    parts = ((), (), {}, {}, None, {}, {}, {}, tuple(range(500)), {})
+    x = noise(1)
+    Report("distance", 0, Origin("none", "none", 0, 1.0, 0), *parts, Pictures(x, x, x)).to_json(path)
+
+
+def statistics(path: Path) -> None:
+    reference._write(path, {"data": "made up"}, {"x": noise(9).numpy()})
+
+
 WRITERS = {
     "weights.safetensors": classifier,
     "samples.png": grid,
@@ -49,6 +50,8 @@ WRITERS = {
     "samples.npy": grid,
     "samples.npz": grid,
     "report.json": report,
+    "distance.json": report_alone,
+    "moments.npz": statistics,
 }
 
 
@@ -56,9 +59,8 @@ WRITERS = {
 def test_a_full_disk_costs_nothing_that_was_there(name, tmp_path):
     path = tmp_path / "deep" / name
     write = WRITERS[name]
-    with disk_with_room_for(1000), pytest.raises(OSError, match="make room") as first:
+    with disk_with_room_for(1000), pytest.raises(OSError, match=f"{path} could not be written .*File too large"):
         write(path)
-    assert f"{path} could not be written" in str(first.value)
     assert list(path.parent.iterdir()) == []
     write(path)
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
@@ -85,6 +87,62 @@ def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
             write_whole(path, b"new")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder", "full"]
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not Linux")
+def test_room_is_asked_for_where_there_is_none(tmp_path):
+    def fill() -> None:
+        with whole(tmp_path / "x.json"):
+            Path("/dev/full").write_bytes(b"no room")
+
+    with pytest.raises(OSError, match=r"x\.json could not be written \(.*No space left on device.*\); make room$"):
+        fill()
+
+
+def test_a_picture_that_is_too_tall_for_its_form_is_not_told_to_make_room(tmp_path):
+    """A JPEG has at most 65,500 rows."""
+    with pytest.raises(OSError, match=r"x\.jpg could not be written") as error:
+        pictures.write(noise(3000, side=20), tmp_path / "x.jpg", 1, range(3000))
+    assert "room" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    """The last to end wins, and each has a file of its own until then."""
+    path = tmp_path / "x.json"
+    with whole(path) as first:
+        first.write_text("first")
+        with whole(path) as second:
+            second.write_text("second")
+            assert first.read_text() == "first"
+            assert {first.suffix, second.suffix} == {".json"}
+        assert path.read_text() == "second"
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x.json", "first")]
+
+
+def test_a_link_is_followed(tmp_path):
+    """To a file that is there, and to one that is not yet, in another folder."""
+    (tmp_path / "there").write_text("old")
+    for target in (tmp_path / "there", tmp_path / "deep" / "new"):
+        link = tmp_path / f"link-{target.name}"
+        link.symlink_to(target)
+        write_whole(link, b"new")
+        assert link.is_symlink()
+        assert target.read_bytes() == b"new"
+    assert len(list(tmp_path.rglob("*"))) == 5
+
+
+def test_a_file_has_the_permissions_of_any_other_or_those_that_it_had(tmp_path):
+    path = tmp_path / "x.json"
+    before = os.umask(0o027)
+    try:
+        write_whole(path, b"new")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o604)
+        write_whole(path, b"newer")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    finally:
+        os.umask(before)
 
 
 def test_what_stops_a_block_stops_the_file(tmp_path):

@@ -510,6 +510,18 @@ def test_the_interval_has_the_variance_of_the_side_that_a_time_is_on(generator):
         assert torch.equal(found.v, torch.where(keep, 0.25, -0.5).double().expand_as(xt))
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_an_interval_between_a_learned_variance_and_none_is_refused(together, generator):
+    """In a batch with times on both sides, or when sampling comes from one side to the other."""
+    xt, t = batch(SCHEDULE, generator)
+    for pair in ((with_variance(0.9, 0.25), lambda xt, t: xt), (lambda xt, t: xt, with_variance(0.9, 0.25))):
+        mixed = guidance.interval(*pair, SCHEDULE, LOW, HIGH)
+        if not together:
+            mixed(xt, torch.full_like(t, 60))
+        with pytest.raises(ValueError, match="one of the two denoisers returns a learned variance and the other none"):
+            mixed(xt, t if together else torch.full_like(t, 17))
+
+
 def two_outputs(xt: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """A network of ε and v, [B, 2C, …], whose label changes both."""
     shift = y.to(xt).reshape(-1, *[1] * (xt.ndim - 1))

@@ -667,6 +667,24 @@ def test_the_bound_of_a_learned_variance_is_what_the_hybrid_loss_trains(images, 
         torch.testing.assert_close(terms[:, t - 1], (both - simple).detach() * 18 / 20, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("v", [None, 0.3])
+def test_the_terms_of_the_bound_at_times_of_all_kinds_are_those_of_the_whole(v, images, generator):
+    """For a denoiser that does not look at x_t, whose terms are then the same whatever the noise, or nearly."""
+    x0, schedule = images[0], schedules.linear(5)
+    guess = 0.9 * x0
+
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor | WithVariance:
+        return guess if v is None else WithVariance(guess, torch.full_like(guess, v))
+
+    whole = losses.vlb(denoiser, schedule, x0, generator)
+    terms = torch.cat([whole.reconstruction[:, None], whole.steps], 1)
+    for t in (torch.tensor([1, 5, 2, 1]), torch.tensor([3, 2, 5, 4]), torch.ones(4, dtype=torch.int64)):
+        found = losses.vlb_at(denoiser, schedule, x0, t, generator)
+        torch.testing.assert_close(found, terms[torch.arange(4), t - 1])
+    with pytest.raises(ValueError, match="t must be a tensor of one time for each of the 4 examples, got 3"):
+        losses.vlb_at(denoiser, schedule, x0, 3, generator)
+
+
 def test_with_the_true_variances_the_bound_of_a_gaussian_is_its_entropy(generator):
     """Each reverse step of Gaussian data is Gaussian: with mean and variance right, nothing but the prior is lost."""
     schedule, std, n = schedules.linear(6, 0.1, 0.6), 0.7, 40_000

@@ -116,6 +116,19 @@ def test_no_module_reaches_upward(path):
             assert top in {"torch", *packages}, f"{path.relative_to(PACKAGE)} imports {top}"
 
 
+def functions_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+@pytest.mark.parametrize("room", sorted(BELOW_ALL))
+def test_what_all_rooms_share_is_written_once(room):
+    shared = PACKAGE / f"{room}.py"
+    for path in SOURCES:
+        again = functions_of(path) & functions_of(shared) if path != shared else set()
+        assert not again, f"{path.relative_to(PACKAGE)} has its own {again}: import it from {room}"
+
+
 def test_the_rooms_have_an_order():
     """The table itself has no circle: every room can be reached from below."""
     known: set[str] = set()

@@ -300,7 +300,10 @@ def test_zero_terminal_snr_keeps_v_and_x0_alive(generator):
     ids=["to_x0", "from_x0", "target"],
 )
 def test_an_unknown_prediction_is_refused_with_the_list_of_known_ones(call):
-    with pytest.raises(ValueError, match=r"unknown prediction 'epsilon'; choose one of eps, x0, v, score, u, F$"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown prediction 'epsilon' \(did you mean 'eps'\?\); choose one of eps, x0, v, score, u, F$",
+    ):
         call("epsilon", schedules.linear(10), torch.zeros(1, 1))
 
 
@@ -322,7 +325,7 @@ def test_time_zero_is_refused_where_there_must_be_noise(call):
 
 def test_bytes_are_refused():
     x = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"got torch.uint8; scale images to \[−1, 1\] first"):
+    with pytest.raises(ValueError, match=r"got torch.uint8; use .float\(\), and scale images to \[−1, 1\] first"):
         process.add_noise(schedules.linear(10), x, 3, torch.zeros(1, 1, 2, 2))
 
 
@@ -596,7 +599,7 @@ def test_the_prior_of_edm_is_as_wide_as_its_last_noise(generator):
 
 
 def test_a_prior_kl_of_bytes_is_refused():
-    with pytest.raises(ValueError, match=r"got torch.uint8; scale images to \[−1, 1\] first"):
+    with pytest.raises(ValueError, match=r"got torch.uint8; use .float\(\), and scale images to \[−1, 1\] first"):
         process.prior_kl(schedules.linear(10), torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
 
 
@@ -694,7 +697,9 @@ def test_one_seed_is_not_a_list_of_them_nor_is_a_fraction_a_seed(seeds, got):
 
 @pytest.mark.parametrize("generator", [torch.Generator(), process.seeded([1, 2])])
 def test_noise_like_integers_is_refused(generator):
-    with pytest.raises(ValueError, match=r"floating point, got torch.int64; scale images to \[−1, 1\] first"):
+    with pytest.raises(
+        ValueError, match=r"floating point, got torch.int64; use .float\(\), and scale images to \[−1, 1\] first"
+    ):
         process.randn_like(torch.zeros(2, 3, dtype=torch.long), generator)
 
 
@@ -721,7 +726,9 @@ def test_one_channel_beside_three_is_refused_and_so_are_integers(call, message):
         with pytest.raises(ValueError, match=f"^{message}, {shapes}$"):
             call(schedules.linear(10), one, other)
     for one, other in ((THREE, THREE.long()), (THREE.long(), THREE)):
-        with pytest.raises(ValueError, match=r"a batch must be floating point, got torch.int64; scale images"):
+        with pytest.raises(
+            ValueError, match=r"a batch must be floating point, got torch.int64; use \.float\(\), and scale images"
+        ):
             call(schedules.linear(10), one, other)
 
 

@@ -199,7 +199,9 @@ def test_a_time_that_is_no_integer_is_refused(t):
 
 def test_a_batch_of_bytes_is_refused():
     """√ᾱ rounded to a byte is zero."""
-    with pytest.raises(ValueError, match=r"floating point, got torch.uint8; scale images to \[−1, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"floating point, got torch.uint8; use .float\(\), and scale images to \[−1, 1\]"
+    ):
         schedules.linear(100).a(5, like=torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
 
 

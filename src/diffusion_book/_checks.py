@@ -13,11 +13,23 @@ def at_least(least: int, **values: int) -> None:
 
 
 def check_floating(what: str, x: Tensor) -> None:
-    """A ValueError for integers, which a network has no weights for."""
+    """A ValueError for what is no tensor, or one of integers.
+
+    A network has no weights for integers, and coefficients between 0 and 1 would round to 0 in their dtype.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{what} must be a tensor [B, …], got {type(x).__name__}")
     if not x.is_floating_point():
         raise ValueError(
             f"{what} must be floating point, got {x.dtype}; use .float(), and scale images to [−1, 1] first"
         )
+
+
+def check_batch(x: Tensor) -> None:
+    """A ValueError unless x is floating point and [B, …] with dimensions behind the first, to sum or average over."""
+    check_floating("a batch", x)
+    if x.ndim < 2:
+        raise ValueError(f"a batch must be [B, …], got shape {tuple(x.shape)}; B single numbers are [B, 1]")
 
 
 def check_time_of_each(what: str, x: Tensor, t: Tensor) -> None:

@@ -1,8 +1,11 @@
 """Files that are whole or as they were: a full disk, or a kill, costs what was being written and nothing else."""
 
 import contextlib
+import errno
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,26 +17,32 @@ UNFINISHED = ".unfinished-"
 def whole(path: Path, flush: bool = True) -> Iterator[Path]:
     """A path of the same ending to write to, which takes the place of `path` when the block ends.
 
+    Each writer has its own, so that of several the last one's file stands, whole. A link is followed. A file that is
+    there keeps its permissions.
+
     Args:
         flush: to the disk first, so that a power cut costs no more than a kill does; a thousand files take seconds.
 
     Raises:
-        OSError: the disk is full or the folder read-only; `path` is as it was before, and nothing lies beside it.
+        OSError: the disk is full, the folder read-only, or whatever else the block meets; `path` is as it was before,
+            and nothing lies beside it. What the system said is the cause.
     """
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    target = Path(os.path.realpath(path))
+    unfinished = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}{target.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         if flush:
             with unfinished.open("r+b") as file:
                 os.fsync(file.fileno())
-        unfinished.replace(path)
+        with contextlib.suppress(FileNotFoundError):  # of a new file they are what the system gives
+            shutil.copymode(target, unfinished)
+        unfinished.replace(target)
         if flush:
-            sync(path.parent)
+            sync(target.parent)
     except OSError as error:
-        raise OSError(
-            f"{path} could not be written ({error}); make room, or give a place that can be written to"
-        ) from error
+        advice = "; make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OSError(f"{path} could not be written ({error}){advice}") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()

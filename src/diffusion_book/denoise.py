@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import not_a_tensor
-from diffusion_book.process import PREDICTIONS, Prediction, run_network, to_x0, weigh, x0_weights
+from diffusion_book.process import Prediction, check_prediction, run_network, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -69,8 +69,7 @@ def from_network(
 
     Source: that of `process.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
-    _known(prediction)
-
+    check_prediction(prediction)
     read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
@@ -99,7 +98,7 @@ def from_network_with_variance(
     Raises:
         ValueError: as `from_network`; when it runs, the network returns another shape.
     """
-    _known(prediction)
+    check_prediction(prediction)
     read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
@@ -189,8 +188,3 @@ def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVari
 
 def _twice_the_channels(xt: Tensor) -> tuple[int, ...]:
     return (len(xt), 2 * xt.shape[1], *xt.shape[2:])
-
-
-def _known(prediction: str) -> None:
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")

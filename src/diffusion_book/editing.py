@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, check_floating
 from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
 from diffusion_book.samplers.grids import Times, check_times
-from diffusion_book.schedules import Discrete, Schedule, check_floating, expand
+from diffusion_book.schedules import Discrete, Schedule, expand
 
 
 def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
@@ -133,7 +133,7 @@ def sdedit(schedule: Schedule, x0: Tensor, times: Times, strength: float, genera
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must lie in (0, 1], got {strength}; at 0 nothing would change")
-    check_floating(x0)
+    check_floating("a batch", x0)
     times = check_times(schedule, times)
     first = min(range(len(times) - 1), key=lambda i: abs(times[i] - strength * schedule.T))
     rest: Times = times[first:]
@@ -207,7 +207,7 @@ def _check_mask(mask: Tensor) -> None:
 
 def _fit(xt: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mask, and the known part in x_t's dtype, on x_t's device; zero where nothing is known."""
-    check_floating(xt)
+    check_floating("a batch", xt)
     for name, value in (("known", known), ("mask", mask)):
         fits = value.ndim <= xt.ndim and all(n in (1, m) for n, m in zip(value.shape[::-1], xt.shape[::-1]))
         if not fits:

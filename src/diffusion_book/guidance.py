@@ -164,19 +164,30 @@ def interval(
         sigma_low, sigma_high: 0 ≤ σ_low < σ_high; infinity, which is where a = 0, belongs to an infinite σ_high.
 
     Raises:
-        ValueError: the interval is empty or its ends are no numbers.
+        ValueError: the interval is empty or its ends are no numbers; when it runs, one of the two has a learned
+            variance and the other none.
     """
     if not 0 <= sigma_low < sigma_high:
         raise ValueError(f"expected 0 ≤ sigma_low < sigma_high, got {sigma_low} and {sigma_high}")
+    kinds = set()
+
+    def checked(answer: Answer) -> Answer:
+        kinds.add(isinstance(answer, WithVariance))
+        if len(kinds) > 1:
+            raise ValueError(
+                "one of the two denoisers returns a learned variance and the other none; make both with "
+                "denoise.from_network_with_variance, or both with from_network"
+            )
+        return answer
 
     def denoiser(xt: Tensor, t: Tensor) -> Answer:
         sigma = schedule.sigma(t)
         inside = (sigma > sigma_low) & (sigma <= sigma_high)
         if bool(inside.all()):
-            return guided(xt, t)
+            return checked(guided(xt, t))
         if not bool(inside.any()):
-            return plain(xt, t)
-        keep, x, y = expand(inside, xt).bool(), guided(xt, t), plain(xt, t)
+            return checked(plain(xt, t))
+        keep, x, y = expand(inside, xt).bool(), checked(guided(xt, t)), checked(plain(xt, t))
         if isinstance(x, WithVariance) and isinstance(y, WithVariance):
             return WithVariance(*(torch.where(keep, *parts) for parts in zip(x, y)))
         return torch.where(keep, x, y)

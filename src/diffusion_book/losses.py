@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, check_batch
 from diffusion_book.denoise import WithVariance, x0_of
 from diffusion_book.process import (
     Generators,
@@ -31,7 +31,7 @@ from diffusion_book.process import (
     target,
     to_x0,
 )
-from diffusion_book.schedules import Discrete, Schedule, check_batch, expand
+from diffusion_book.schedules import Discrete, Schedule, expand
 
 Weight = Callable[[Schedule, Tensor], Tensor]
 
@@ -184,25 +184,44 @@ def vlb(
     """
     check_discrete(schedule)
     check_batch(x0)
-    terms = []  # L_0, L_1, …
-    for t in range(1, schedule.T + 1):
-        xt = add_noise(schedule, x0, t, randn_like(x0, generator))
-        times = torch.full((len(x0),), t, device=x0.device)
-        answer = denoiser(xt, times)
-        x0_hat = x0_of(answer)
-        for part in answer if isinstance(answer, WithVariance) else [x0_hat]:
-            if part.shape != x0.shape:
-                raise ValueError(
-                    f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(part.shape)}"
-                )
-        if isinstance(answer, WithVariance):
-            mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, answer.v.to(x0), t)
-            terms.append(_bound_at(schedule, xt, x0, mean, std, times, levels))
-        elif t == 1:
-            terms.append(reconstruction(x0, x0_hat, schedule.b(1, like=x0).expand_as(x0), levels))
-        else:
-            terms.append(posterior_kl(schedule, x0, x0_hat, t))
+    times = (torch.full((len(x0),), t) for t in range(1, schedule.T + 1))
+    terms = [vlb_at(denoiser, schedule, x0, t, generator, levels) for t in times]  # L_0, L_1, …
     return VLB(prior_kl(schedule, x0), torch.stack(terms[1:], 1), terms[0])
+
+
+@torch.no_grad()
+def vlb_at(
+    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    schedule: Discrete,
+    x0: Tensor,
+    t: Tensor,
+    generator: Generators,
+    levels: int | None = 256,
+) -> Tensor:
+    """The term L_{t−1} of `vlb` at one time for each example, [B] nats, with one draw of x_t for each. Chapter 3.
+
+    Source: Ho et al. 2020, equation 5; with a learned variance, Nichol and Dhariwal 2021, section 3.1.
+
+    Args:
+        t: [B] noisy times; at t = 1 the term is the reconstruction. The other arguments and errors are those of `vlb`.
+    """
+    check_discrete(schedule)
+    _check_examples(x0, t)
+    xt = add_noise(schedule, x0, t, randn_like(x0, generator))
+    answer = denoiser(xt, t.to(x0.device))
+    x0_hat = x0_of(answer)
+    for part in answer if isinstance(answer, WithVariance) else [x0_hat]:
+        if part.shape != x0.shape:
+            raise ValueError(f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(part.shape)}")
+    if isinstance(answer, WithVariance):
+        mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, answer.v.to(x0), t)
+        return _bound_at(schedule, xt, x0, mean, std, t, levels)
+    last = t == 1  # the reconstruction costs more than the rest, and is left out where it is not asked for
+    term = x0.new_empty(len(x0))
+    term[~last] = posterior_kl(schedule, x0[~last], x0_hat[~last], t[~last]).to(x0)
+    b_1 = schedule.b(1, like=x0).expand_as(x0[last])
+    term[last] = reconstruction(x0[last], x0_hat[last], b_1, levels)
+    return term
 
 
 def _bound_at(

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import not_a_tensor
-from diffusion_book.schedules import Discrete, Schedule, Time, check_batch, check_floating, expand
+from diffusion_book._checks import check_batch, check_floating, not_a_tensor
+from diffusion_book._names import unknown
+from diffusion_book.schedules import Discrete, Schedule, Time, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -217,6 +218,7 @@ def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[T
 
 
 def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    check_prediction(prediction)
     match prediction:
         case "eps":
             return torch.zeros_like(b), torch.ones_like(b)
@@ -232,8 +234,12 @@ def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tens
             sigma_data = schedule.sigma_data
             r = torch.hypot(b, a * sigma_data)  # a times the r above, so that a = 0 divides nothing
             return b / (sigma_data * r), -a * sigma_data / r
-        case _:
-            raise _unknown(prediction)
+
+
+def check_prediction(prediction: str) -> None:
+    """A ValueError for what is none of `PREDICTIONS`, with the nearest of them."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(unknown("prediction", prediction, PREDICTIONS))
 
 
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
@@ -285,7 +291,7 @@ def weigh(output: Tensor, xt: Tensor, c_t: Tensor, c_output: Tensor, x0_max: flo
     Raises:
         ValueError: x_t is not floating point, or the output has another shape.
     """
-    check_floating(xt)
+    check_floating("a batch", xt)
     _same_shape("a prediction", output, "x_t", xt)
     x0 = (c_t * xt).addcmul_(c_output, output)
     return x0 if x0_max is None else clip(x0, x0_max)
@@ -366,13 +372,9 @@ def run_network(
 
 def _same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:
     """One number for each example, or one channel for three, would spread over all of them in silence."""
-    check_floating(x)
+    check_floating("a batch", x)
     if x.shape != like.shape:
         raise ValueError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {tuple(x.shape)}")
-
-
-def _unknown(prediction: str) -> ValueError:
-    return ValueError(f"unknown prediction {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
@@ -384,7 +386,7 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
     Raises:
         ValueError: no generators, or another number of them than there are examples; or x is not floating point.
     """
-    check_floating(x)
+    check_floating("a batch", x)
     if isinstance(generator, torch.Generator):
         return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
     if not (isinstance(generator, Sequence) and all(isinstance(g, torch.Generator) for g in generator)):

@@ -12,6 +12,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
 from diffusion_book._names import unknown
 
 Time = Tensor | int | float
@@ -419,7 +420,7 @@ def _give(values: Tensor, t: Time, like: Tensor | None) -> Tensor:
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Give one number, or one per example [B], the dtype, device and dimensions [B, 1, …] to multiply `like`."""
-    check_floating(like)
+    check_floating("a batch", like)
     if values.ndim > like.ndim or any(n not in (1, m) for n, m in zip(values.shape, like.shape)):
         raise ValueError(
             f"give one time, or one for each of the {len(like) if like.ndim else 1} examples, got "
@@ -427,21 +428,6 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
         )
     values = values.to(like.device, like.dtype)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim)) if values.ndim else values
-
-
-def check_floating(x: Tensor) -> None:
-    """A ValueError for a batch of integers: coefficients between 0 and 1 would round to 0 in its dtype."""
-    if not isinstance(x, Tensor):
-        raise ValueError(f"a batch must be a tensor [B, …], got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise ValueError(f"a batch must be floating point, got {x.dtype}; scale images to [−1, 1] first")
-
-
-def check_batch(x: Tensor) -> None:
-    """A ValueError unless x is floating point and [B, …] with dimensions behind the first, to sum or average over."""
-    check_floating(x)
-    if x.ndim < 2:
-        raise ValueError(f"a batch must be [B, …], got shape {tuple(x.shape)}; B single numbers are [B, 1]")
 
 
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:

@@ -76,12 +76,11 @@ def test_what_the_book_derives_names_its_chapter(entry, root):
 CITED = ["schedules", "process", "losses", "samplers", "guidance", "denoise", "editing"]
 OF_NO_PAPER = {
     "schedules.expand": "gives numbers the dimensions of a batch",
-    "schedules.check_floating": "a check",
-    "schedules.check_batch": "a check",
     "schedules.scaled_linear": "the authors' configuration has it, and no equation of the paper",
     "schedules.by_name": "looks up those that name theirs",
     "process.Gaussian": "a record of two tensors; what it samples by is cited in `sample`",
     "process.check_discrete": "a check",
+    "process.check_prediction": "a check",
     "process.weigh": "the arithmetic of `to_x0`, to whose sources it points",
     "process.x0_weights": "the numbers of `to_x0`, to which it points",
     "process.randn_like": "draws from torch",

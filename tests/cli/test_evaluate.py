@@ -73,6 +73,14 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_drawn(run, w
     assert "sampling" not in result.stderr
 
 
+@pytest.mark.parametrize("ending", ["json", "md", "png"])
+def test_a_folder_in_the_place_of_a_report_is_told_before_anything_is_drawn(ending, run, words, tmp_path):
+    (tmp_path / f"found.{ending}").mkdir()
+    result = run(*words, "-o", "found.json", fails=True)
+    assert f"found.{ending} cannot be written (it is a folder); give another --out" in result.stderr
+    assert "sampling" not in result.stderr
+
+
 def test_pixels_need_no_classifier(run, words, tmp_path):
     result = run(*words, "--extractor", "pixels", "--seeds", 1, "--no-accuracy")
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]

@@ -124,7 +124,7 @@ def test_previews_are_drawn_on_the_way(run, tmp_path):
         (["--set", "steps.more=2"], "steps has no parts"),
         (["--precision", "fp8"], "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', got 'fp8'"),
         (["--precision", "fp16"], "precision = 'fp16' is for CUDA GPUs, got the device cpu"),
-        (["--steps", 0], "steps and batch_size must be at least 1, got 0"),
+        (["--steps", 0], "steps must be a whole number of at least 1, got 0"),
         (["--data", "minst"], "unknown data set 'minst'"),
         (["--data", "folder:nowhere"], "nowhere is not a folder"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

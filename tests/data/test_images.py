@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_book._files import UNFINISHED
 from diffusion_book.data import DATASETS, Images, images, load
 
 
@@ -218,6 +219,20 @@ def test_a_folder_gives_the_pixels_of_its_files_in_order(tmp_path, mode):
     for x, pixels in zip(found.x, (first, second)):
         expected = np.repeat(pixels[..., None], 3, 2) if mode == "L" else pixels[..., :3]
         assert np.array_equal(images.to_uint8(x).permute(1, 2, 0).numpy(), expected)
+
+
+def test_hidden_files_are_no_pictures_of_yours(tmp_path):
+    """What a program leaves that is killed while it writes one; and what macOS and notebooks put beside them."""
+    picture(tmp_path / "a.png", seed=1)
+    before = load(f"folder:{tmp_path}")
+    for name in (f"{UNFINISHED}0a1b.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, seed=2)
+    assert torch.equal(load(f"folder:{tmp_path}").x, before.x)
+    hidden = tmp_path / ".pictures"  # but a folder that is named is read
+    hidden.mkdir()
+    picture(hidden / "b.png", seed=3)
+    assert len(load(f"folder:{hidden}")) == 1
 
 
 def test_a_size_scales_and_crops_to_one_square(tmp_path):

@@ -150,5 +150,5 @@ def test_wrong_images_are_told(x, message):
 def test_wrong_features_are_told(function, message):
     with pytest.raises(ValueError, match=message):
         extract(Extractor("bad", "0", 16, function), torch.full((2, 1, 4, 4), -0.5))
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got"):
         extract(pixels((1, 4, 4)), torch.full((2, 1, 4, 4), -0.5), batch_size=0)

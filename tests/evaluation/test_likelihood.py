@@ -93,6 +93,32 @@ def test_the_bound_is_that_of_the_losses_in_batches(generator):
     assert "T = 20" in found.how
 
 
+def test_a_few_steps_of_a_learned_variance_are_right_on_average(generator):
+    """It scores itself, in a few of the steps as in all of them; a constant v, far from the posterior's variance."""
+    schedule = schedules.linear(12)
+    x = gaussian_images(6000, 0.3, generator)
+    exact = gaussian(0.3, schedule)
+
+    def denoiser(xt, t):
+        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, 0.8))
+
+    found = bits_by_bound(denoiser, schedule, x, generator, draws=3)
+    gap = found.each - bits_by_bound(denoiser, schedule, x, generator).each
+    error = float(gap.std()) / math.sqrt(6000)
+    assert abs(float(gap.mean())) < 4 * error
+    plain = bits_by_bound(exact, schedule, x, generator)
+    assert abs(found.mean - plain.mean) > 20 * error  # v is not left aside
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_steps_are_drawn_where_the_generator_is():
+    schedule = schedules.linear(12)
+    x = gaussian_images(5, 0.3, torch.Generator().manual_seed(0)).cuda()
+    generator = torch.Generator("cuda").manual_seed(0)
+    found = bits_by_bound(lambda xt, t: 0 * xt, schedule, x, generator, draws=2)
+    assert bool(found.each.isfinite().all())
+
+
 @pytest.mark.parametrize("draws", [1, 5])
 def test_a_few_steps_are_right_on_average(draws, generator):
     """Beside all steps of the same images; the data's variance is far from the 1 for which steps are drawn."""
@@ -145,7 +171,9 @@ def test_bad_input_is_told(generator):
         bits_by_bound(lambda xt, t: xt, schedule, 0.99 * x, generator)
     with pytest.raises(ValueError, match="uint8"):
         bits_by_bound(lambda xt, t: xt, schedule, to_uint8(x), generator)
-    with pytest.raises(ValueError, match="draws must be at least 1, or None for all steps, got 0"):
-        bits_by_bound(lambda xt, t: xt, schedule, x, generator, draws=0)
-    with pytest.raises(ValueError, match="batch_size"):
-        bits_by_ode(lambda xt, t: xt, schedule.continuous(), x, generator, batch_size=0)
+    for draws in (0, 1.5):
+        with pytest.raises(ValueError, match=f"draws must be a whole number of at least 1, got {draws}"):
+            bits_by_bound(lambda xt, t: xt, schedule, x, generator, draws=draws)
+    for batch_size in (0, 1.5):
+        with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
+            bits_by_ode(lambda xt, t: xt, schedule.continuous(), x, generator, batch_size=batch_size)

@@ -100,6 +100,14 @@ def test_a_learned_variance_that_is_not_finite_is_blamed_on_its_step(bad):
         ddpm(denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 1, 0], torch.Generator(), "learned")
 
 
+def test_a_learned_variance_of_another_shape_is_called_by_its_name():
+    def denoiser(xt, t):
+        return denoise.WithVariance(xt, torch.zeros(2, 1))
+
+    with pytest.raises(ValueError, match=r"the denoiser must return v of shape \(2, 2\), got \(2, 1\) at t = 5"):
+        ddpm(denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 0], torch.Generator(), "learned")
+
+
 def test_a_learned_variance_needs_a_denoiser_that_says_one():
     with pytest.raises(ValueError, match=r"make it with denoise\.from_network_with_variance"):
         ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 3, 0], torch.Generator(), "learned")

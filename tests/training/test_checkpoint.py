@@ -1,15 +1,13 @@
 """Checkpoints: whole or not there, rotated, and believed only where every byte is the one that was written."""
 
-import contextlib
 import json
 import pickle
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from full_disk import disk_with_room_for
 from torch import Tensor
 
 from diffusion_book._files import write_whole
@@ -34,17 +32,6 @@ def parts(value: float = 1.0) -> dict[str, dict[str, Tensor]]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@contextlib.contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """Files that grow beyond this raise an OSError in the middle of a write, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # What is written is what is read -------------------------------------------------------------------------------

@@ -343,8 +343,12 @@ def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_tried_at_half
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps and batch_size must be at least 1, got 0 and 128"),
-        ({"batch_size": 0}, "steps and batch_size must be at least 1, got 2000 and 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 2.5}, r"steps must be a whole number of at least 1, got 2\.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 1.5}, r"batch_size must be a whole number of at least 1, got 1\.5"),
+        ({"warmup": -1}, "warmup must be a whole number of at least 0, got -1"),
+        ({"warmup": 0.5}, r"warmup must be a whole number of at least 0, got 0\.5"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0.0"),
         ({"learning_rate": -1e-3}, "learning_rate must be positive and finite, got -0.001"),
         ({"grad_clip": 0.0}, "grad_clip must be positive, got 0.0; use math.inf"),
@@ -352,7 +356,7 @@ def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_tried_at_half
         ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),
         ({"label_dropout": -0.1}, r"label_dropout is a share in \[0, 1\], got -0.1"),
         ({"precision": "fp8"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
-        ({"prediction": "epsilon"}, "unknown prediction 'epsilon'; choose one of eps, x0, v, score"),
+        ({"prediction": "epsilon"}, r"unknown prediction 'epsilon' \(did you mean 'eps'\?\); choose one of eps, x0, v"),
     ],
 )
 def test_a_bad_configuration_is_refused(options, message):

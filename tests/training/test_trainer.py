@@ -10,22 +10,21 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import disk_with_room_for
 from torch import nn
 
-from diffusion_book import losses
+from diffusion_book import _files, losses
 from diffusion_book.data import Images
 from diffusion_book.training import CheckpointError, RunConfig, Trainer, checkpoint
 from diffusion_book.training.trainer import batch_index, flatten, seed_of, unflatten
@@ -518,17 +517,6 @@ def test_a_scaler_begins_anew_where_a_checkpoint_has_none(whole, tmp_path):
 # What can go wrong ---------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """Files that grow beyond this raise an OSError in the middle of a write, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("room", [0, 1000, 5000])
 def test_a_full_disk_stops_a_run_that_goes_on_once_there_is_room(room, whole, tmp_path, capsys):
     """No room to begin; none for the log; none for a checkpoint, of which a part is some 10,000 bytes."""
@@ -615,6 +603,20 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
         CheckpointError, match=r"cannot be written to .*; there is no checkpoint yet. Make room, or give"
     ):
         run(tmp_path / folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not Linux")
+def test_advice_is_given_once(tmp_path):
+    """A preview that is written whole on a full disk says it, too."""
+
+    def preview(network: nn.Module, path: Path) -> None:
+        with _files.whole(path):
+            Path("/dev/full").write_bytes(b"no room")
+
+    with pytest.raises(CheckpointError, match=r"cannot be written to .*No space left") as error:
+        run(tmp_path, preview=preview, preview_every=2)
+    assert str(error.value).lower().count("make room") == 1
+    assert str(error.value).count("written") == 2  # to the folder, and to one that can be
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_still_good(whole, tmp_path):

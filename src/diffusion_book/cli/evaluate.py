@@ -77,7 +77,8 @@ def evaluate(
     weights = models.weights_with_card(model) if card else None
     if weights is not None:
         pictures.check_writable(weights.with_suffix(".json"), "leave --card out")
-    pictures.check_writable(out)
+    for file in (out, out.with_suffix(".md"), out.with_suffix(".png")):
+        pictures.check_writable(file)
     reports = []
     if found.schedule is None:
         _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")

@@ -29,7 +29,7 @@ def export(
 
     from diffusion_book.cli import carry, models, pictures
 
-    pictures.check_writable(out)
+    pictures.check_writable(out, folder=format == "diffusers")
     found = models.find(model)
     if format == "diffusers":
         patch = carry.to_diffusers(found, out, size)

@@ -1,5 +1,7 @@
 """Pictures to files: a grid, a folder of single ones, or an array."""
 
+import io
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +31,21 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} is a folder; give a file in it, or a name without an ending")
     if not suffix and out.is_file():
         raise ValueError(f"{out} is a file, and a name without an ending asks for a folder of pictures")
-    check_writable(out)
+    check_writable(out, folder=not suffix)
 
 
-def check_writable(out: Path, advice: str = "give another --out") -> None:
-    """Raise a ValueError, before anything is computed, where not a byte can be written beside this path."""
+def check_writable(out: Path, advice: str = "give another --out", folder: bool = False) -> None:
+    """Raise a ValueError, before anything is computed, where not a byte can be written beside this file.
+
+    With `folder` it is one, in which files are to lie, and may be there.
+    """
+    there = out.is_dir()
+    if there and not folder:
+        raise ValueError(f"{out} cannot be written (it is a folder); {advice}")
+    where = out if there else Path(os.path.realpath(out)).parent
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent) as file:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=where) as file:
             file.write(b"0")
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error}); {advice}") from error
@@ -60,8 +69,10 @@ def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | 
     if suffix in GRIDS:
         _save(grid(x, columns), out, enlarge=True)
     elif suffix == ".npy":
+        array = io.BytesIO()  # into a file on a full disk numpy says how many bytes it lacks, and not why
+        np.save(array, _bytes(x))
         with whole(out) as unfinished:
-            np.save(unfinished, _bytes(x))
+            unfinished.write_bytes(array.getbuffer())
     elif suffix == ".npz":
         labels: dict[str, Any] = {} if y is None else {"labels": y.numpy()}
         with whole(out) as unfinished:

@@ -59,7 +59,7 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
     Args:
         name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
             $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
-            RGB, transparent parts as white.
+            RGB, transparent parts as white. Names that begin with a dot, such as what a killed program leaves, are not.
         split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
             are from MNIST's training split, so a model trained on "mnist" has seen them.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
@@ -163,7 +163,8 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
         raise ValueError(f"size must be at least one pixel, got {size}")
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    found = (f for f in path.rglob("*") if not any(name.startswith(".") for name in f.relative_to(path).parts))
+    files = sorted(f for f in found if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files:
         raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
     pictures: list[Image.Image] = []

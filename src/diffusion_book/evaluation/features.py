@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from diffusion_book._checks import at_least
 from diffusion_book.data.images import check_images, from_uint8, to_uint8
 from diffusion_book.nn import Classifier
 
@@ -142,8 +143,7 @@ def feature_batches(
     extractor: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = 500, progress: bool = False
 ) -> Iterator[Tensor]:
     """What `extract` puts together, as it comes: [b, D] at a time."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    at_least(1, batch_size=batch_size)
     total = len(images) if isinstance(images, Tensor) else None
     lowest, shape = 1.0, None
     with tqdm(desc=extractor.name, total=total, unit=" images", disable=not progress) as bar:

@@ -8,15 +8,16 @@ over a bin of width 2/255; since −log is convex, that too is an upper bound on
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import at_least
 from diffusion_book.data.images import check_images, from_uint8, to_uint8
-from diffusion_book.denoise import Denoiser
-from diffusion_book.losses import reconstruction, vlb
-from diffusion_book.process import add_noise, posterior_kl, prior_kl, randn_like
+from diffusion_book.denoise import AnyDenoiser, Denoiser
+from diffusion_book.losses import vlb, vlb_at
+from diffusion_book.process import prior_kl
 from diffusion_book.samplers import log_likelihood
 from diffusion_book.schedules import Discrete, Schedule
 
@@ -44,7 +45,7 @@ class Bits:
 
 
 def bits_by_bound(
-    denoiser: Denoiser,
+    denoiser: AnyDenoiser[Any],
     schedule: Discrete,
     images: Tensor,
     generator: torch.Generator,
@@ -58,18 +59,18 @@ def bits_by_bound(
     then holds both: that of the images and that of the draws.
 
     Args:
-        denoiser: (x_t, t) → x̂0.
+        denoiser: (x_t, t) → x̂0; or x̂0 and v, as one made by `denoise.from_network_with_variance`.
         images: [N, C, H, W] in [−1, 1], of 256 levels; T evaluations each, or draws + 1.
         generator: one draw of x_t for each time and image.
         draws: steps for each image; None for all of them.
 
     Raises:
-        ValueError: the images are not of 256 levels, or draws is below 1.
+        ValueError: the images are not of 256 levels, or draws is no whole number above 0.
 
     Source: Ho et al. 2020, section 3.3; steps drawn by importance as in Nichol and Dhariwal 2021, section 3.3.
     """
-    if draws is not None and draws < 1:
-        raise ValueError(f"draws must be at least 1, or None for all steps, got {draws}")
+    if draws is not None:
+        at_least(1, draws=draws)
     parts = [
         vlb(denoiser, schedule, x, generator).total()
         if draws is None
@@ -81,19 +82,17 @@ def bits_by_bound(
     return Bits.of(each, f"variational bound over T = {schedule.T} steps, 256 levels, {drawn}")
 
 
-@torch.no_grad()
-def _drawn_bound(denoiser: Denoiser, schedule: Discrete, x0: Tensor, generator: torch.Generator, draws: int) -> Tensor:
+def _drawn_bound(
+    denoiser: AnyDenoiser[Any], schedule: Discrete, x0: Tensor, generator: torch.Generator, draws: int
+) -> Tensor:
     """`vlb(…).total()`, [B] nats, with the sum over t = 2 … T from a few t for each image."""
-    t = torch.ones(len(x0), dtype=torch.int64)
-
-    def x0_hat() -> Tensor:
-        return denoiser(add_noise(schedule, x0, t, randn_like(x0, generator)), t.to(x0.device))
-
-    total = prior_kl(schedule, x0) + reconstruction(x0, x0_hat(), schedule.b(1, like=x0).expand_as(x0))
+    last = torch.ones(len(x0), dtype=torch.int64)
+    total = prior_kl(schedule, x0) + vlb_at(denoiser, schedule, x0, last, generator)
     chance = unit_gaussian_shares(schedule)
     for _ in range(draws):
-        t = 2 + torch.multinomial(chance, len(x0), replacement=True, generator=generator).cpu()
-        total = total + posterior_kl(schedule, x0, x0_hat(), t) / (draws * chance[t - 2]).to(x0)
+        there = chance.to(generator.device)
+        t = 2 + torch.multinomial(there, len(x0), replacement=True, generator=generator).cpu()
+        total = total + vlb_at(denoiser, schedule, x0, t, generator) / (draws * chance[t - 2]).to(x0)
     return total
 
 
@@ -143,12 +142,11 @@ def bits_by_ode(
 
 
 def _batches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    at_least(1, batch_size=batch_size)
     check_images(images)
     if float((images - from_uint8(to_uint8(images))).abs().max()) > 1e-4:
         raise ValueError(
             "bits per dimension are of images with 256 levels, and these have values between; "
             "round them with from_uint8(to_uint8(x)), or load them as they are stored"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     yield from images.split(batch_size)

@@ -7,7 +7,6 @@ their pixels, how many they are, the extractor's name and the hash of its weight
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_book._files import whole
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, moments
@@ -83,7 +83,7 @@ def _kept(
         _write(path, key, found)
     except OSError as error:
         warnings.warn(
-            f"{path.parent} cannot be written to ({error}), so these statistics are not kept for the next time; "
+            f"{error}, so these statistics are not kept for the next time; "
             "set DIFFUSION_BOOK_CACHE to a folder that can",
             stacklevel=3,
         )
@@ -104,13 +104,5 @@ def _read(path: Path, key: Mapping[str, object]) -> Arrays:
 
 
 def _write(path: Path, key: Mapping[str, object], arrays: Arrays) -> None:
-    """Under another name first, so that a run that is killed leaves nothing half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, key=np.array(json.dumps(key)), **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    with whole(path) as unfinished:
+        np.savez(unfinished, key=np.array(json.dumps(key)), **arrays)  # type: ignore[arg-type]

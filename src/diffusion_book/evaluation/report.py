@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion_book._files import write_whole
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation.accuracy import Scores, check_labels, classification_accuracy_score
@@ -326,7 +327,7 @@ def _plain(value: Any) -> Any:
 
 def _written(text: str, path: Path | str | None) -> str:
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_whole(Path(path), text.encode())
     return text
 
 

@@ -86,7 +86,7 @@ def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
     scales both its terms is not among torch's operations by itself, and in two passes a step takes an eighth longer.
     """
     (c_0, x0_hat), *others = terms
-    xs = torch.addr(xt.flatten(), x0_hat.new_ones(1), x0_hat.flatten(), beta=c_t, alpha=c_0).view_as(xt)
+    xs = torch.addr(xt.ravel(), x0_hat.new_ones(1), x0_hat.ravel(), beta=c_t, alpha=c_0).view_as(xt)
     for c, x0_hat in others:
         xs.add_(x0_hat, alpha=c)  # into what we have just made, and nobody has seen
     return xs
@@ -103,22 +103,24 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
         found = xt.dtype if isinstance(xt, Tensor) else type(xt).__name__
         raise ValueError(f"a batch must be floating point, got {found}; start from start_noise or from add_noise")
     dtype = torch.long if isinstance(t, int) else torch.float64
-    return torch.full((), t, dtype=dtype, device=xt.device).expand(len(xt))
+    return torch.full((), t, dtype=dtype, device=xt.device).expand(xt.shape[0])
 
 
-def check_estimate(estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "") -> Tensor:
-    """Return a denoiser's x̂0 in x_t's dtype; raise where it is no tensor of x_t's shape, or not finite."""
+def check_estimate(
+    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "", what: str = "x̂0"
+) -> Tensor:
+    """Return a denoiser's x̂0, or `what` else, in x_t's dtype; raise where it has not x_t's shape, or is not finite."""
     x0_hat = x0_of(estimate)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
-        raise ValueError(f"the denoiser must return x̂0 of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
+        raise ValueError(f"the denoiser must return {what} of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
     # One cheap sum finds almost always that all is well; only where it is not finite do we look at every number.
     if not math.isfinite(x0_hat.sum().item()) and not bool((finite := torch.isfinite(x0_hat)).all()):
         time = _time_of(int((~finite).nonzero()[0, 0]), t)
         raise FloatingPointError(
             f"the denoiser returned NaN or infinity at t = {time:g}{where}; look at its output at that time"
         )
-    return x0_hat.to(xt.dtype)
+    return x0_hat if x0_hat.dtype == xt.dtype else x0_hat.to(xt.dtype)  # asking costs a tenth of `to`
 
 
 def _time_of(example: int, t: int | float | Tensor) -> int | float:

@@ -60,7 +60,7 @@ def ddpm(
         xs = combine(c_t, xt, (c_0, x0_hat))
         if s > 0:
             if variance == "learned" and isinstance(estimate, WithVariance):
-                check_estimate(estimate.v, xt, t, where)
+                check_estimate(estimate.v, xt, t, where, "v")
             xs = xs + _std(variance, schedule, estimate, std, t, s) * randn_like(xt, generator)
         xt = xs
         if callback is not None:

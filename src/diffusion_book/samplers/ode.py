@@ -16,10 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
 from diffusion_book.denoise import Denoiser
 from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, check_estimate
-from diffusion_book.schedules import Discrete, Schedule, check_floating, expand
+from diffusion_book.schedules import Discrete, Schedule, expand
 
 Velocity = Callable[[Tensor, Tensor, str], Tensor]
 """dy/dφ [B, …] from the angles φ [B] and y [B, …]; the text tells an error which step it was."""
@@ -74,7 +75,7 @@ def probability_flow(
     last, first = _angles(schedule, xt, sigma_min, rtol, atol)
     step = _walk(denoiser, schedule, xt.double() / schedule.prior_std, xt.dtype, first, last, rtol, atol, callback)
     if callback is not None:
-        callback(Step(step.s, 0.0, step.x0_hat, step.x0_hat))
+        callback(Step(step.s, 0 * step.s, step.x0_hat, step.x0_hat))
     return step.x0_hat
 
 
@@ -252,7 +253,7 @@ def _angles(schedule: Schedule, x: Tensor, sigma_min: float, rtol: float, atol: 
     """The angles between which to integrate, that of σ_min and that of T; or what is wrong with the request."""
     if isinstance(schedule, Discrete):
         raise ValueError("an adaptive solver visits every real time: pass schedule.continuous(), also to the denoiser")
-    check_floating(x)
+    check_floating("a batch", x)
     if not 0 < sigma_min < float(schedule.sigma(schedule.T)):
         raise ValueError(f"sigma_min must lie between 0 and σ_T, got {sigma_min}; 1e-3 is usual")
     if not (0 < rtol < math.inf and 0 < atol < math.inf):

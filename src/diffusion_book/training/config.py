@@ -11,11 +11,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from diffusion_book._checks import at_least
 from diffusion_book._names import unknown
 from diffusion_book.data import Images, load
 from diffusion_book.losses import (
@@ -77,15 +79,13 @@ class RunConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("log_every", "checkpoint_every", "keep", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.preview_every < 0:
-            raise ValueError(f"preview_every must be at least 0, which is never, got {self.preview_every}")
+        at_least(1, accumulate=self.accumulate, log_every=self.log_every)
+        at_least(1, checkpoint_every=self.checkpoint_every, keep=self.keep)
+        at_least(0, preview_every=self.preview_every)
         if not 0 <= self.jitter < math.inf:
             raise ValueError(f"jitter must be at least 0 and finite, got {self.jitter}; 0 leaves images alone")
         for step in self.keep_steps:
-            if not 1 <= step <= self.steps:
+            if not (isinstance(step, Integral) and 1 <= step <= self.steps):
                 raise ValueError(
                     f"keep_steps must be steps of the run, 1 to steps = {self.steps}, got {step}; "
                     "its checkpoint would never be written"

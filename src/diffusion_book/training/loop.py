@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from diffusion_book._checks import at_least
 from diffusion_book.losses import draw_times, simple_loss
-from diffusion_book.process import PREDICTIONS, Prediction
+from diffusion_book.process import Prediction, check_prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA, check_decay
 from diffusion_book.training.objective import drop_labels
@@ -58,18 +59,15 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        at_least(1, steps=self.steps, batch_size=self.batch_size)
+        at_least(0, warmup=self.warmup)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        if self.warmup < 0:
-            raise ValueError(f"warmup is a number of steps, at least 0, got {self.warmup}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}; 0 is none")
         if not self.grad_clip > 0:  # NaN is not, either
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+        check_prediction(self.prediction)
         check_decay(self.ema_decay)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")

@@ -236,8 +236,9 @@ class Trainer:
         try:
             yield
         except OSError as error:
+            reason = error.__cause__ or error  # of a file that is written whole: without its own advice
             raise CheckpointError(
-                f"{self.folder} cannot be written to ({error}); {self._last_good()}. "
+                f"{self.folder} cannot be written to ({reason}); {self._last_good()}. "
                 "Make room, or give a folder that can be written to, and start again with --resume"
             ) from error
 

@@ -24,7 +24,7 @@ from diffusion_book._names import unknown
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import classifier_free_batched, threshold
 from diffusion_book.nn import build, describe
-from diffusion_book.process import PREDICTIONS, Prediction
+from diffusion_book.process import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
 
 __all__ = ["Pretrained", "card", "load", "load_file", "names", "recipe", "recipes", "save"]
@@ -150,8 +150,8 @@ def load_file(path: Path | str, device: torch.device | str = "cpu") -> Pretraine
         network, prediction = build(description["network"]), description["prediction"]
         name, T = description["schedule"], description["T"]
         schedule = None if name is None else by_name(name, T)
-        if schedule is not None and prediction not in PREDICTIONS:
-            raise ValueError(unknown("prediction", prediction, PREDICTIONS))
+        if schedule is not None:
+            check_prediction(prediction)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} does not say which network it is of, or not in a way that this version understands ({error!r}); "
