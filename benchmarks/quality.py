@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_book import data, evaluation, process, samplers, zoo
+from diffusion_book import data, evaluation, samplers, zoo
 from diffusion_book.cli.cards import hardware, write_card
 from diffusion_book.samplers import karras_times, log_snr_times, uniform_times
 from diffusion_book.schedules import Discrete, Schedule
@@ -96,7 +96,7 @@ def _drawn(
     hook = model.network.register_forward_hook(lambda network, inputs, output: asked.append(len(output)))
     parts = []
     for few in (numbers[i : i + batch] for i in range(0, len(numbers), batch)):
-        generators = process.seeded(few)
+        generators = samplers.seeded(few)
         x_T = samplers.start_noise((len(few), 1, 28, 28), generators)
         noise = {"generator": generators} if draws_noise else {}
         with autocast(precision, x_T.device):

@@ -29,9 +29,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "diffusion_book"
 TESTS: dict[str, list[str]] = {
-    "schedules.py": ["tests/test_schedules.py"],
+    "schedules": ["tests/test_schedules.py"],
     "process.py": ["tests/test_process.py", "tests/test_losses.py"],
-    "losses.py": ["tests/test_losses.py"],
+    "predictions.py": ["tests/test_process.py", "tests/test_losses.py"],
+    "losses": ["tests/test_losses.py"],
     "denoise.py": ["tests/test_denoise.py", "tests/samplers/test_common.py"],
     "guidance.py": ["tests/test_guidance.py"],
     "samplers": ["tests/samplers"],

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 
-from diffusion_book import denoise, guidance, process, samplers, schedules
+from diffusion_book import denoise, guidance, predictions, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
-from diffusion_book.process import PREDICTIONS
+from diffusion_book.predictions import PREDICTIONS
 from diffusion_book.schedules import EDM, VP, Cosine, Flow
 
 SCHEDULE = schedules.linear(100)
@@ -121,7 +121,7 @@ def test_a_perfect_network_on_real_times_is_the_exact_denoiser(schedule, predict
         time = torch.exp(4 * clock) if isinstance(schedule, EDM) else clock * schedule.T / schedule.clock(schedule.T)
         a, b = schedule.a(time, like=x), schedule.b(time, like=x)
         x = x * ((a * schedule.sigma_data) ** 2 + b**2).sqrt() if prediction == "F" else x
-        return process.from_x0(prediction, ring.posterior_mean(x, a, b), schedule, x, time)
+        return predictions.from_x0(prediction, ring.posterior_mean(x, a, b), schedule, x, time)
 
     found = denoise.from_network(network, schedule, prediction)(xt, t)
     # In and out through a division by b and by a: a few hundred roundings.
@@ -235,7 +235,7 @@ def test_the_likelihood_of_a_network_is_that_of_the_denoiser_that_it_is():
 
     def network(xt, clock):  # perfect, and told the time as networks are
         t = clock.double() / 1000
-        return process.from_x0("v", exact(xt, t), schedule, xt, t)
+        return predictions.from_x0("v", exact(xt, t), schedule, xt, t)
 
     x0 = ring.sample(5, torch.Generator().manual_seed(1))
     found = samplers.log_likelihood(denoise.from_network(network, schedule, "v"), schedule, x0)

@@ -11,10 +11,10 @@ import torch
 from scipy.stats import chisquare, kstest, norm
 from torch.distributions import Normal, kl_divergence
 
-from diffusion_book import losses, process, schedules
+from diffusion_book import losses, predictions, process, samplers, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.denoise import WithVariance, exact, from_network_with_variance
-from diffusion_book.process import PREDICTIONS
+from diffusion_book.predictions import PREDICTIONS
 from diffusion_book.schedules import EDM, VP, Cosine, Discrete, Flow
 
 FLOAT64 = torch.finfo(torch.float64).eps
@@ -29,9 +29,9 @@ def gaussian(std: float, dim: int = 2) -> GaussianMixture:
     return GaussianMixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, dim).double(), std**2 * eye[None])
 
 
-def best_network(data: GaussianMixture, schedule: schedules.Schedule, prediction: process.Prediction):
+def best_network(data: GaussianMixture, schedule: schedules.Schedule, prediction: predictions.Prediction):
     denoiser = exact(data, schedule)
-    return lambda xt, t: process.from_x0(prediction, denoiser(xt, t), schedule, xt, t)
+    return lambda xt, t: predictions.from_x0(prediction, denoiser(xt, t), schedule, xt, t)
 
 
 @pytest.mark.parametrize(("t", "expected"), [(1, 0.9999), (259, 0.5), (1000, 4.036e-5)])
@@ -64,9 +64,9 @@ def test_the_faces_weigh_one_error_by_the_snr(generator):
     x0, eps, x0_hat = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     snr = LINEAR.alpha_bar[t] / (1 - LINEAR.alpha_bar[t])
 
-    def loss(prediction: process.Prediction) -> torch.Tensor:
+    def loss(prediction: predictions.Prediction) -> torch.Tensor:
         def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return process.from_x0(prediction, x0_hat, LINEAR, xt, t)
+            return predictions.from_x0(prediction, x0_hat, LINEAR, xt, t)
 
         return losses.simple_loss(network, LINEAR, x0, t, eps, prediction)
 
@@ -79,7 +79,7 @@ def test_the_faces_weigh_one_error_by_the_snr(generator):
 def test_the_loss_is_one_number_an_example_and_zero_for_the_truth(prediction, generator):
     x0, eps = torch.randn(4, 1, 3, 3, generator=generator), torch.randn(4, 1, 3, 3, generator=generator)
     t = torch.tensor([1, 20, 500, 1000])
-    truth = process.target(prediction, LINEAR, x0, eps, t)
+    truth = predictions.target(prediction, LINEAR, x0, eps, t)
     off = torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None, None, None]
     loss = losses.simple_loss(lambda xt, t: truth + off, LINEAR, x0, t, eps, prediction)
     # The score at t = 1 is ε/b = 100 ε: adding to it rounds at 1e-5.
@@ -198,10 +198,10 @@ def test_one_weight_is_one_objective_whatever_is_predicted(schedule, weight, gen
     t = (parts * schedule.T).ceil().long() if isinstance(schedule, Discrete) else parts * schedule.T
     x0, eps, x0_hat = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(3))
 
-    def loss(prediction: process.Prediction) -> torch.Tensor:
+    def loss(prediction: predictions.Prediction) -> torch.Tensor:
         def network(xt: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
             scaled = torch.hypot(schedule.a(t) * schedule.sigma_data, schedule.b(t))[:, None]
-            return process.from_x0(prediction, x0_hat, schedule, xt * scaled if prediction == "F" else xt, t)
+            return predictions.from_x0(prediction, x0_hat, schedule, xt * scaled if prediction == "F" else xt, t)
 
         return losses.simple_loss(network, schedule, x0, t, eps, prediction, weight=weight)
 
@@ -298,7 +298,7 @@ def test_vdm_is_the_information_that_a_schedule_destroys(schedule, std, generato
     x0, eps = data.sample(n, generator), torch.randn(n, 1, generator=generator, dtype=torch.float64)
 
     def network(xt: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
-        return process.from_x0("v", exact(data, schedule)(xt, t), schedule, xt, t)
+        return predictions.from_x0("v", exact(data, schedule)(xt, t), schedule, xt, t)
 
     loss = 0.95 * losses.simple_loss(network, schedule, x0, t, eps, "v", weight=losses.vdm())
     assert loss.mean().item() == pytest.approx(high - low, abs=4 * loss.std().item() / n**0.5)
@@ -453,7 +453,7 @@ def test_the_steps_of_the_bound_are_kl_divergences(generator):
     found = losses.vlb(denoiser, schedule, x0, generator, levels=None)
     generator.set_state(state)
     for t in range(1, 21):
-        xt = process.add_noise(schedule, x0, t, process.randn_like(x0, generator))
+        xt = process.add_noise(schedule, x0, t, samplers.randn_like(x0, generator))
         x0_hat = denoiser(xt, torch.full((3,), t))
         if t == 1:
             last = -Normal(x0_hat, schedule.beta[1].sqrt()).log_prob(x0).sum((1, 2))
@@ -477,7 +477,7 @@ def test_the_bound_under_zero_terminal_snr_is_finite(generator):
 def test_an_example_s_bound_does_not_depend_on_its_batch():
     x0 = torch.tensor([[0.5, -1.0], [1.0, 0.0]])
     bound = [
-        losses.vlb(lambda x, t: 0 * x, LINEAR_10, x, process.seeded(s), 3) for x, s in ((x0, [4, 5]), (x0[1:], [5]))
+        losses.vlb(lambda x, t: 0 * x, LINEAR_10, x, samplers.seeded(s), 3) for x, s in ((x0, [4, 5]), (x0[1:], [5]))
     ]
     assert torch.equal(bound[0].total()[1:], bound[1].total())
 
@@ -605,9 +605,9 @@ def test_the_hybrid_loss_is_the_simple_one_and_a_kl(prediction, images, generato
     found = losses.hybrid_loss(network, schedule, x0, t, eps, prediction, vlb_weight=0.01)
     xt = process.add_noise(schedule, x0, t, eps)
     output, v = network(xt, t).chunk(2, dim=1)
-    simple = ((output - process.target(prediction, schedule, x0, eps, t)) ** 2).mean((1, 2, 3))
+    simple = ((output - predictions.target(prediction, schedule, x0, eps, t)) ** 2).mean((1, 2, 3))
     q = process.posterior(schedule, xt, x0, t)
-    mean = process.posterior(schedule, xt, process.to_x0(prediction, output, schedule, xt, t), t).mean
+    mean = process.posterior(schedule, xt, predictions.to_x0(prediction, output, schedule, xt, t), t).mean
     beta, small = schedule.beta[t].reshape(4, 1, 1, 1), q.std**2
     variance = torch.exp((v + 1) / 2 * beta.log() + (1 - (v + 1) / 2) * small.log())  # their section 3.1
     kl = kl_divergence(Normal(q.mean, q.std.expand_as(mean)), Normal(mean, variance.sqrt())).mean((1, 2, 3))
@@ -645,7 +645,7 @@ def test_the_gradient_of_the_hybrid_loss_is_right(images, generator):
     t = torch.tensor([1, 2, 10, 20])
     v = (torch.rand(x0.shape, generator=generator, dtype=torch.float64) * 2 - 1).requires_grad_()
     xt = process.add_noise(schedule, x0, t, eps)
-    guess = 0.9 * process.target("v", schedule, x0, eps, t)
+    guess = 0.9 * predictions.target("v", schedule, x0, eps, t)
 
     def loss(v: torch.Tensor) -> torch.Tensor:
         return losses.hybrid_loss(lambda x, t: torch.cat([guess, v], 1), schedule, x0, t, eps, "v", vlb_weight=1.0)
@@ -662,7 +662,7 @@ def test_the_bound_of_a_learned_variance_is_what_the_hybrid_loss_trains(images, 
     generator.set_state(state)
     terms = torch.cat([found.reconstruction[:, None], found.steps], 1)
     for t in range(1, 21):
-        times, eps = torch.full((4,), t), process.randn_like(x0, generator)
+        times, eps = torch.full((4,), t), samplers.randn_like(x0, generator)
         simple, both = (losses.hybrid_loss(network, schedule, x0, times, eps, "v", vlb_weight=w) for w in (0.0, 1.0))
         torch.testing.assert_close(terms[:, t - 1], (both - simple).detach() * 18 / 20, rtol=1e-9, atol=0)
 

@@ -15,17 +15,30 @@ PACKAGE = Path(diffusion_book.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Room → the rooms it may use, itself aside, and the packages besides torch and the standard library.
-PROCESS = {"schedules", "process"}
+PROCESS = {"schedules", "process", "predictions"}
 EVERYTHING = {
-    *("schedules", "process", "losses", "nn", "denoise", "guidance", "samplers", "editing", "data", "training"),
+    *(
+        "schedules",
+        "process",
+        "predictions",
+        "losses",
+        "nn",
+        "denoise",
+        "guidance",
+        "samplers",
+        "editing",
+        "data",
+        "training",
+    ),
     *("evaluation", "zoo", "interop", "deploy", "viz", "page"),
 }
 # Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written.
-BELOW_ALL = {"_names", "_checks", "_files"}
+BELOW_ALL = {"_names", "_checks", "_files", "_random"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(BELOW_ALL, (set(), set())),
     "schedules": (set(), set()),
     "process": ({"schedules"}, set()),
+    "predictions": ({"schedules"}, set()),
     "losses": ({*PROCESS, "denoise"}, set()),
     "nn": (set(), set()),
     "denoise": (PROCESS, set()),

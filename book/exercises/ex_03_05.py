@@ -12,7 +12,7 @@ def noise_weights(alpha_bar: torch.Tensor) -> torch.Tensor:
 
 
 def check(noise_weights):
-    from diffusion_book import process, schedules
+    from diffusion_book import predictions, process, schedules
     from torch.distributions import Normal, kl_divergence
 
     schedule = schedules.cosine(20)
@@ -26,7 +26,7 @@ def check(noise_weights):
     )
     for t in (2, 3, 10, 20):
         x0, x0_hat = (
-            process.to_x0("eps", e, schedule, xt, t) for e in (eps, eps_hat)
+            predictions.to_x0("eps", e, schedule, xt, t) for e in (eps, eps_hat)
         )
         q, p = (
             Normal(*process.posterior(schedule, xt, x, t)) for x in (x0, x0_hat)

@@ -14,19 +14,19 @@ def score_from_v(
 
 
 def check(score_from_v):
-    from diffusion_book import process, schedules
+    from diffusion_book import predictions, process, schedules
 
     schedule = schedules.zero_terminal_snr(schedules.linear(100))
     generator = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
     for t in (1, 20, 99, 100):
         xt = process.add_noise(schedule, x0, t, eps)
-        v = process.target("v", schedule, x0, eps, t)
+        v = predictions.target("v", schedule, x0, eps, t)
         a, b = schedule.a(t), schedule.b(t)
         score = score_from_v(v, xt, a, b)
         finite = bool(torch.isfinite(score).all())
         assert finite, f"NaN or infinity at t = {t}, where a = {float(a):.2g}"
-        expected = process.target("score", schedule, x0, eps, t)
+        expected = predictions.target("score", schedule, x0, eps, t)
         assert torch.allclose(score, expected), f"not the score at t = {t}"
     # Single precision, a tiny b: x_t − a x_0 would cancel almost everything.
     a, b = torch.tensor([1 - 5e-7, 1e-3], dtype=torch.float32)

@@ -1,5 +1,6 @@
 """What the numbers and tensors must be that a reader hands over."""
 
+import math
 from numbers import Integral
 
 from torch import Tensor
@@ -48,3 +49,16 @@ def not_a_tensor(who: str, output: object) -> ValueError:
     elif isinstance(output, tuple):
         advice = "; pass lambda x, t: net(x, t)[0]"
     return ValueError(f"{who} must return a tensor, got {type(output).__name__}{advice}")
+
+
+def check_same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:
+    """One number for each example, or one channel for three, would spread over all of them in silence."""
+    check_floating("a batch", x)
+    if x.shape != like.shape:
+        raise ValueError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {tuple(x.shape)}")
+
+
+def positive(name: str, value: float) -> None:
+    """A ValueError unless the value is above 0 and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import not_a_tensor
-from diffusion_book.process import Prediction, check_prediction, run_network, to_x0, weigh, x0_weights
-from diffusion_book.schedules import Schedule
+from diffusion_book.predictions import Prediction, check_prediction, to_x0, weigh, x0_weights
+from diffusion_book.schedules import Schedule, expand
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
@@ -64,10 +64,10 @@ def from_network(
         conditions: further inputs by the network's own names, such as context=[B, L, D].
 
     Raises:
-        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as `process.to_x0`, or
-            the network returns no tensor.
+        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as
+            `predictions.to_x0`, or the network returns no tensor.
 
-    Source: that of `process.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
+    Source: that of `predictions.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
     check_prediction(prediction)
     read = _reader(prediction, schedule, x0_max)
@@ -149,6 +149,35 @@ def _where_asked(denoiser: AnyDenoiser[Answer]) -> AnyDenoiser[Answer]:
             return denoiser(xt, t)
 
     return careful
+
+
+def run_network(
+    network: Callable[..., Tensor],
+    prediction: Prediction,
+    schedule: Schedule,
+    xt: Tensor,
+    t: Tensor,
+    **conditions: Tensor | None,
+) -> Tensor:
+    """Ask a network, in training and in sampling alike: network(x_t, t, …) with the time as it knows it.
+
+    The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
+    input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
+    are not None are passed by name: y, context, …. Chapters 4 and 6.
+
+    Raises:
+        ValueError: the network returns no tensor, as those of other libraries do; or t is outside 0 … T.
+    """
+    given = {name: value for name, value in conditions.items() if value is not None}
+    t = schedule.check_time(t)
+    if prediction == "F":
+        xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
+    clock = schedule.clock(t)
+    real = torch.promote_types(xt.dtype, torch.float32)
+    output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    if not isinstance(output, Tensor):
+        raise not_a_tensor("the network", output)
+    return output
 
 
 def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:

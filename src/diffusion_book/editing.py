@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least, check_floating
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
-from diffusion_book.process import Generators, add_noise, randn_like, step_coefficients
+from diffusion_book.process import add_noise, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule, expand

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffusion_book._checks import not_a_tensor
 from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
-from diffusion_book.process import Prediction, clip
+from diffusion_book.predictions import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
 
 Weight = float | Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from diffusion_book import process, schedules
+from diffusion_book import predictions, process, schedules
 
 f64 = {"dtype": torch.float64}
 
@@ -433,8 +433,8 @@ def test_what_an_error_becomes():
     for source, row in table.items():
         for goal, factor in row.items():
             output = torch.tensor([[-0.3]], **f64, requires_grad=True)
-            x0 = process.to_x0(source, output, schedule, xt, t)
-            (slope,) = torch.autograd.grad(process.from_x0(goal, x0, schedule, xt, t).sum(), output)
+            x0 = predictions.to_x0(source, output, schedule, xt, t)
+            (slope,) = torch.autograd.grad(predictions.from_x0(goal, x0, schedule, xt, t).sum(), output)
             assert abs(slope.item()) == pytest.approx(factor, rel=1e-9), f"{source} to {goal}"
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffusion_book import data, denoise, process, samplers, schedules
+from diffusion_book import data, denoise, predictions, process, samplers, schedules
 
 COSINE = schedules.cosine()
 
@@ -33,7 +33,7 @@ def test_weight_of_the_noise_error_is_the_kl_of_two_posteriors(t, generator):
     schedule = schedules.linear()
     x0, eps, eps_hat = (randn(1, 6, generator=generator) for _ in range(3))
     xt = process.add_noise(schedule, x0, t, eps)
-    x0_hat = process.to_x0("eps", eps_hat, schedule, xt, t)
+    x0_hat = predictions.to_x0("eps", eps_hat, schedule, xt, t)
     q, p = process.posterior(schedule, xt, x0, t), process.posterior(schedule, xt, x0_hat, t)
     kl = torch.distributions.kl_divergence(
         torch.distributions.Normal(q.mean, q.std), torch.distributions.Normal(p.mean, p.std)
@@ -48,9 +48,9 @@ def test_error_in_v_is_the_sum_of_the_errors_in_x0_and_noise(generator):
     x0, eps, v_hat = (randn(50, 3, generator=generator) for _ in range(3))
     t = torch.randint(1, COSINE.T, (50,), generator=generator)
     xt = process.add_noise(COSINE, x0, t, eps)
-    v = process.target("v", COSINE, x0, eps, t)
-    x0_hat = process.to_x0("v", v_hat, COSINE, xt, t)
-    eps_hat = process.from_x0("eps", x0_hat, COSINE, xt, t)  # by subtraction, not by the formula for ε
+    v = predictions.target("v", COSINE, x0, eps, t)
+    x0_hat = predictions.to_x0("v", v_hat, COSINE, xt, t)
+    eps_hat = predictions.from_x0("eps", x0_hat, COSINE, xt, t)  # by subtraction, not by the formula for ε
     split = ((x0_hat - x0) ** 2).sum(1) + ((eps_hat - eps) ** 2).sum(1)
     torch.testing.assert_close(split, ((v_hat - v) ** 2).sum(1), rtol=1e-7, atol=1e-9)
 
@@ -61,7 +61,7 @@ def test_first_loss_of_a_network_that_outputs_zero(t, generator):
     n = 200_000
     x0 = 0.7 + randn(n, 1, generator=generator).abs()  # neither centred nor Gaussian: only the second moment counts
     m = 0.7**2 + 2 * 0.7 * math.sqrt(2 / math.pi) + 1
-    v = process.target("v", COSINE, x0, randn(n, 1, generator=generator), t)
+    v = predictions.target("v", COSINE, x0, randn(n, 1, generator=generator), t)
     a, b = float(COSINE.a(t)), float(COSINE.b(t))
     standard_error = float((v**2).std()) / math.sqrt(n)
     assert abs(float((v**2).mean()) - (a**2 + b**2 * m)) < 4 * standard_error
@@ -72,8 +72,8 @@ def test_first_loss_of_a_network_that_outputs_zero(t, generator):
 def test_loss_is_floor_plus_regret(t, generator):
     ring, n = data.ring_of_gaussians(), 100_000
     x0, eps = ring.sample(n, generator), randn(n, 2, generator=generator)
-    xt, v = process.add_noise(COSINE, x0, t, eps), process.target("v", COSINE, x0, eps, t)
-    best = process.from_x0("v", denoise.exact(ring, COSINE)(xt, torch.full((n,), t)), COSINE, xt, t)
+    xt, v = process.add_noise(COSINE, x0, t, eps), predictions.target("v", COSINE, x0, eps, t)
+    best = predictions.from_x0("v", denoise.exact(ring, COSINE)(xt, torch.full((n,), t)), COSINE, xt, t)
     wrong = 0.3 * best + torch.sin(2 * xt)  # any function of x_t
     loss, floor, regret = ((v - wrong) ** 2).sum(1), ((v - best) ** 2).sum(1), ((best - wrong) ** 2).sum(1)
     gap = loss - floor - regret
@@ -173,7 +173,7 @@ def test_error_of_one_ddim_step(face, t, s, generator):
 
     def step(prediction: torch.Tensor) -> torch.Tensor:
         seen = []
-        x0_hat = process.to_x0(face, prediction, COSINE, xt, t)
+        x0_hat = predictions.to_x0(face, prediction, COSINE, xt, t)
         samplers.ddim(
             lambda x, time: x0_hat if int(time[0]) == t else x, COSINE, xt, [t, s, 0], callback=lambda r: seen.append(r)
         )
@@ -193,6 +193,6 @@ def test_a_data_set_of_one_point_has_no_floor(t, generator):
     eps = randn(40, 2, generator=generator)
     xt = process.add_noise(COSINE, c.expand(40, 2), t, eps)
     formula = (COSINE.a(t) * xt - c) / COSINE.b(t)
-    best = process.from_x0("v", blob.posterior_mean(xt, COSINE.a(t), COSINE.b(t)), COSINE, xt, t)
+    best = predictions.from_x0("v", blob.posterior_mean(xt, COSINE.a(t), COSINE.b(t)), COSINE, xt, t)
     torch.testing.assert_close(best, formula, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(process.target("v", COSINE, c.expand(40, 2), eps, t), formula, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(predictions.target("v", COSINE, c.expand(40, 2), eps, t), formula, rtol=1e-7, atol=1e-7)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_book import process, schedules
+from diffusion_book import predictions, process, schedules
 
 LINEAR = schedules.linear()
 
@@ -82,8 +82,8 @@ def test_scale_weighs_the_error_of_v(c, t, generator):
     x, x_hat, eps = (torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     d = 0.4
     xt = process.add_noise(LINEAR, c * x + d, t, eps)
-    v = process.target("v", LINEAR, c * x + d, eps, t)
-    v_hat = process.from_x0("v", c * x_hat + d, LINEAR, xt, t)
+    v = predictions.target("v", LINEAR, c * x + d, eps, t)
+    v_hat = predictions.from_x0("v", c * x_hat + d, LINEAR, xt, t)
     of_the_picture = torch.exp(LINEAR.log_snr(t) + 2 * math.log(c))
     weighted = (c**2 + of_the_picture) * (x - x_hat).pow(2).sum(1)
     torch.testing.assert_close((v - v_hat).pow(2).sum(1), weighted, rtol=1e-8, atol=1e-10)

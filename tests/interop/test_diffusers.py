@@ -22,7 +22,7 @@ from diffusers import (
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from diffusion_book import denoise, process, samplers, schedules
+from diffusion_book import denoise, predictions, samplers, schedules
 from diffusion_book.interop import load_pipeline, save_pipeline, unet_from_diffusers, unet_to_diffusers
 from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
 
@@ -578,7 +578,7 @@ def test_a_solver_that_walks_on_a_flow_is_read_as_one(tmp_path):
     for i, sigma in enumerate(scheduler.sigmas[:-1].double()):
         scheduler._step_index = i
         expected = scheduler.convert_model_output(SIXTEEN, sample=SIXTEEN.flip(0))
-        found = process.to_x0(prediction, SIXTEEN, schedule, SIXTEEN.flip(0), sigma)
+        found = predictions.to_x0(prediction, SIXTEEN, schedule, SIXTEEN.flip(0), sigma)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from diffusion_book import process, schedules
+from diffusion_book import samplers, schedules
 from diffusion_book.samplers import Step
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `walks`
@@ -44,8 +44,8 @@ def double(monkeypatch) -> Callable[[type], type]:
 def same_noise(monkeypatch) -> None:
     """What a seed draws in single precision is what it draws in double, rounded."""
 
-    def randn_like(x: torch.Tensor, generator: process.Generators) -> torch.Tensor:
-        return process.randn_like(x.double(), generator).to(x.dtype)
+    def randn_like(x: torch.Tensor, generator: samplers.Generators) -> torch.Tensor:
+        return samplers.randn_like(x.double(), generator).to(x.dtype)
 
     for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
         monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", randn_like)

@@ -17,7 +17,7 @@ from walks import (
     perfect_network,
 )
 
-from diffusion_book import denoise, guidance, process, schedules
+from diffusion_book import denoise, guidance, predictions, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.samplers import (
     Step,
@@ -94,9 +94,9 @@ def test_every_prediction_on_every_grid_is_the_exact_denoiser(name, schedule, sa
     exact = denoise.exact(RING, schedule)
 
     def sample(denoiser: denoise.Denoiser, seeds: list[int], dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        x = start_noise((len(seeds), 2), process.seeded(seeds), torch.float64, schedule=schedule).to(dtype)
+        x = start_noise((len(seeds), 2), samplers.seeded(seeds), torch.float64, schedule=schedule).to(dtype)
         seen: list[Step] = []
-        found = SAMPLERS[name](denoiser, schedule, x, times, process.seeded(seeds), seen.append)
+        found = SAMPLERS[name](denoiser, schedule, x, times, samplers.seeded(seeds), seen.append)
         assert torch.equal(found, seen[-1].x0_hat)  # so the last step left no noise
         assert found.dtype == dtype
         assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
@@ -105,7 +105,7 @@ def test_every_prediction_on_every_grid_is_the_exact_denoiser(name, schedule, sa
     for grid in grids:
         times = grid(on_grid, 3)
         expected = sample(exact, [1, 2])
-        for prediction in process.PREDICTIONS:
+        for prediction in predictions.PREDICTIONS:
             network = perfect_network(exact, schedule, prediction)
             denoiser = denoise.from_network(network, schedule, prediction)
             if prediction in ("eps", "score") and schedule.ends_in_noise:
@@ -305,7 +305,7 @@ def test_an_examples_seed_is_its_own_in_any_batch_and_position(name, seeds):
     schedule = on(name)
 
     def sample(seeds: list[int]) -> torch.Tensor:
-        generators = process.seeded(seeds)
+        generators = samplers.seeded(seeds)
         x = start_noise((len(seeds), 2), generators, torch.float64)
         return SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, uniform_times(SCHEDULE, 9), generators)
 
@@ -317,7 +317,7 @@ def test_an_examples_seed_is_its_own_in_any_batch_and_position(name, seeds):
 def test_a_wrong_number_of_generators_is_refused(name):
     x, _ = noise(6)
     with pytest.raises(ValueError, match="give one generator for each of the 5 examples, got 2"):
-        SAMPLERS[name](lambda xt, t: 0.5 * xt, on(name), x, [90, 50, 0], process.seeded([1, 2]))
+        SAMPLERS[name](lambda xt, t: 0.5 * xt, on(name), x, [90, 50, 0], samplers.seeded([1, 2]))
 
 
 @every_sampler

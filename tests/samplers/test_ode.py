@@ -11,8 +11,8 @@ from scipy.integrate import solve_ivp
 from torch.distributions import Normal
 
 from diffusion_book import denoise, schedules
+from diffusion_book._random import seeded
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
-from diffusion_book.process import seeded
 from diffusion_book.samplers import Step, encode, log_likelihood, probability_flow, start_noise, unipc
 
 RING = ring_of_gaussians(count=3, radius=1.0, std=0.4)

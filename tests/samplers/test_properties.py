@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from walks import CONTINUOUS_ONLY, GRIDS, SAMPLERS, perfect_network
 
-from diffusion_book import denoise, process, schedules
+from diffusion_book import denoise, predictions, samplers, schedules
 from diffusion_book.samplers import Step, leading_times, probability_flow, start_noise
 
 TOLERANCE = 1e-5  # of the adaptive solver
@@ -48,7 +48,7 @@ def gaussian(schedule: schedules.Schedule) -> denoise.Denoiser:
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     schedule=DISCRETE | REAL,
-    prediction=st.sampled_from(process.PREDICTIONS),
+    prediction=st.sampled_from(predictions.PREDICTIONS),
     name=st.sampled_from(sorted(EVERYONE)),
     grid=st.sampled_from(GRIDS),
     steps=st.integers(1, 8),
@@ -68,9 +68,9 @@ def test_a_perfect_network_walks_as_the_exact_denoiser(schedule, prediction, nam
     network = perfect_network(exact, schedule, prediction)
 
     def sample(denoiser: denoise.Denoiser, seeds: list[int], dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        x = start_noise((len(seeds), 3), process.seeded(seeds), torch.float64, schedule=schedule).to(dtype)
+        x = start_noise((len(seeds), 3), samplers.seeded(seeds), torch.float64, schedule=schedule).to(dtype)
         seen: list[Step] = []
-        found = EVERYONE[name](denoiser, schedule, x, times, process.seeded(seeds), seen.append)
+        found = EVERYONE[name](denoiser, schedule, x, times, samplers.seeded(seeds), seen.append)
         assert found.dtype == dtype
         assert all(bool(torch.isfinite(step.xs).all()) for step in seen)
         assert torch.equal(found, seen[-1].x0_hat)

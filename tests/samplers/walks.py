@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_book import denoise, process, schedules
+from diffusion_book import denoise, predictions, schedules
 from diffusion_book.samplers import (
     ddim,
     ddpm,
@@ -66,7 +66,7 @@ def on(name: str, schedule: schedules.Discrete = SCHEDULE) -> schedules.Schedule
     return schedule.continuous() if name in CONTINUOUS_ONLY else schedule
 
 
-def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, prediction: process.Prediction):
+def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, prediction: predictions.Prediction):
     """What knows E[x0 | x_t] and says it as this face, from what networks are told: the clock, and "F" a scaled x_t."""
 
     def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
@@ -78,6 +78,6 @@ def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, predi
         t = t.clamp(max=schedule.T)
         if prediction == "F":
             x = torch.hypot(schedule.sigma_data * schedule.a(t, like=x), schedule.b(t, like=x)) * x
-        return process.from_x0(prediction, exact(x, t), schedule, x, t)
+        return predictions.from_x0(prediction, exact(x, t), schedule, x, t)
 
     return network

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_book import guidance, process, samplers, zoo
+from diffusion_book import guidance, samplers, zoo
 from diffusion_book._names import unknown
 from diffusion_book.cli.models import classes_of, image_shape
 from diffusion_book.denoise import Denoiser
@@ -105,7 +105,7 @@ def batches(
         calls = -(-len(seeds) // batch_size) * steps
         with tqdm(total=calls, desc="sampling", disable=None if progress else True) as bar:
             for start in range(0, len(seeds), batch_size):
-                generators = process.seeded(seeds[start : start + batch_size])
+                generators = samplers.seeded(seeds[start : start + batch_size])
                 labels = None if y is None else y[start : start + batch_size].to(device)
                 options: dict[str, Any] = {"generator": generators} if draws_noise else {}
                 x_T = samplers.start_noise((len(generators), *shape), generators, device=device, schedule=schedule)

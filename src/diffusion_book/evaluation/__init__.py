@@ -27,10 +27,11 @@ from diffusion_book.evaluation.manifold import (
     density_coverage,
     precision_recall,
 )
+from diffusion_book.evaluation.measure import evaluate
 from diffusion_book.evaluation.naming import called, kernel_called
 from diffusion_book.evaluation.neighbours import QUANTILES, Memorisation, Neighbours, memorisation, nearest
 from diffusion_book.evaluation.reference import default_folder, reference_features, reference_moments
-from diffusion_book.evaluation.report import Measure, Origin, Pictures, Report, Yardstick, evaluate
+from diffusion_book.evaluation.report import Measure, Origin, Pictures, Report, Yardstick
 
 __all__ = [
     "QUANTILES",

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from diffusion_book._checks import at_least
 from diffusion_book.nn import UNet, UNetConfig, timestep_embedding
-from diffusion_book.process import Prediction
+from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import EDM, Discrete, Flow, Schedule
 
 # What UNet2DModel takes for an option that a configuration leaves out.

@@ -4,6 +4,7 @@ Each takes a denoiser, a schedule, the starting x_T, a grid of times that falls 
 generator. None of them knows about networks.
 """
 
+from diffusion_book._random import Generators, randn_like, seeded
 from diffusion_book.samplers.common import Step, start_noise
 from diffusion_book.samplers.ddim import ddim, ddim_invert, euler, euler_ancestral
 from diffusion_book.samplers.ddpm import ddpm
@@ -22,6 +23,7 @@ from diffusion_book.samplers.predictor_corrector import predictor_corrector
 from diffusion_book.samplers.unipc import unipc
 
 __all__ = [
+    "Generators",
     "Step",
     "check_times",
     "ddim",
@@ -39,6 +41,8 @@ __all__ = [
     "predictor_corrector",
     "probability_flow",
     "quadratic_times",
+    "randn_like",
+    "seeded",
     "start_noise",
     "uniform_times",
     "unipc",

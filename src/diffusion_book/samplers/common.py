@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser, WithVariance, x0_of
-from diffusion_book.process import Generators, posterior_coefficients, randn_like
+from diffusion_book.process import posterior_coefficients
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
 
@@ -44,7 +45,7 @@ def start_noise(
 
     Args:
         shape: [B, …] of the batch.
-        generator: one, or one for each example: see `process.seeded`.
+        generator: one, or one for each example: see `samplers.seeded`.
         schedule: its `prior_std` scales the noise; it is needed for `schedules.EDM` only, where that is not 1.
 
     Raises:

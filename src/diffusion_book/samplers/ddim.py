@@ -8,8 +8,8 @@ chapter 7 proves it in three lines.
 from torch import Tensor
 
 from diffusion_book._checks import at_least
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule

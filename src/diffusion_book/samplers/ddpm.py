@@ -5,8 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import WithVariance
-from diffusion_book.process import Generators, learned_std, randn_like, step_coefficients
+from diffusion_book.process import learned_std, step_coefficients
 from diffusion_book.samplers.common import (
     Callback,
     Step,

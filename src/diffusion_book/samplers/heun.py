@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating
+from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.process import Generators, randn_like
 from diffusion_book.samplers.common import Callback, Step, check_estimate
 from diffusion_book.schedules import Discrete, Schedule, expand
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffusion_book._checks import at_least
 from diffusion_book.losses import draw_times, simple_loss
-from diffusion_book.process import Prediction, check_prediction
+from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA, check_decay
 from diffusion_book.training.objective import drop_labels

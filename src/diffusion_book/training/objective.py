@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion_book.losses import Weight, draw_times, simple_loss
-from diffusion_book.process import Prediction
+from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
 
 Batch = dict[str, Tensor]

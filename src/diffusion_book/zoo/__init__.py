@@ -24,7 +24,7 @@ from diffusion_book._names import unknown
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import classifier_free_batched, threshold
 from diffusion_book.nn import build, describe
-from diffusion_book.process import Prediction, check_prediction
+from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
 
 __all__ = ["Pretrained", "card", "load", "load_file", "names", "recipe", "recipes", "save"]

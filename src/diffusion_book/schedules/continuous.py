@@ -1,0 +1,146 @@
+"""Schedules for every real time: rectified flow, EDM, VP and the cosine. Chapters 2, 4 and 15."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion_book.schedules.base import Continuous, _angle
+
+
+class Flow(Continuous):
+    """Rectified flow: a = 1 − t, b = t, a straight line from x0 to ε (Liu et al. 2023, section 2.1). Chapter 15.
+
+    The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
+    """
+
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-0.5 * log_snr)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def _b(self, t: Tensor) -> Tensor:
+        return t
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class EDM(Continuous):
+    """Nothing is scaled, a = 1, and time is the noise level itself, b = σ = t. Chapters 4 and 7.
+
+    Source: Karras et al. 2022, table 1, the column “Ours”.
+
+    Args:
+        sigma_max: T, where sampling starts; x_T is noise of that standard deviation, not of one.
+        sigma_data: the standard deviation of the data, for the prediction "F".
+    """
+
+    def __init__(self, sigma_max: float = 80.0, sigma_data: float = 0.5) -> None:
+        if not (0 < sigma_max < math.inf and 0 < sigma_data < math.inf):
+            raise ValueError(f"sigma_max and sigma_data must be positive and finite, got {sigma_max} and {sigma_data}")
+        self.T, self.sigma_data = float(sigma_max), float(sigma_data)
+
+    def clock(self, t: Tensor) -> Tensor:
+        """¼ ln σ (their table 1)."""
+        return 0.25 * t.log()
+
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-0.5 * log_snr).clamp(max=self.T)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def _b(self, t: Tensor) -> Tensor:
+        return t
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class VP(Continuous):
+    """The variance-preserving SDE: β(t) rises linearly in t ∈ [0, 1] (Song et al. 2021b, appendix C). Chapter 15.
+
+    a = exp(−½ ∫β) and b = √(1 − a²). With β from 0.1 to 20 it is the limit of `linear` for T → ∞.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max < math.inf:
+            raise ValueError(f"expected 0 < beta_min ≤ beta_max < ∞, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def beta(self, t: Tensor) -> Tensor:
+        """β(t), the rate at which signal is lost."""
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        # ∫β = −log a² = log(1 + e^−λ), and no more of it than there is at T: below λ_T that is the nearest time.
+        integral = -torch.nn.functional.logsigmoid(log_snr).clamp(min=-0.5 * (self.beta_min + self.beta_max))
+        # The positive root of ½ slope t² + β_min t = ∫β, in the form that does not cancel.
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
+        return (2 * integral / (self.beta_min + root)).clamp(max=self.T)
+
+    def _log_a(self, t: Tensor) -> Tensor:
+        return -0.5 * t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+    def _a(self, t: Tensor) -> Tensor:
+        return self._log_a(t).exp()
+
+    def _b(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_a(t))).sqrt()
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t) * self._a(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return 0.5 * self.beta(t) * self._a(t) ** 2 / self._b(t)
+
+
+class Cosine(Continuous):
+    """The angle itself is time: a = cos(½πt), b = sin(½πt), so a(1) = 0 (Nichol and Dhariwal 2021, without s).
+
+    Its log-SNR can be moved as a whole by 2 log(shift): images with twice the side keep as much of their coarse
+    content at shift = ½ (Hoogeboom et al. 2023, section 2.1). Chapter 2.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        if not 0 < shift < math.inf:
+            raise ValueError(f"shift must be positive and finite, got {shift}; below 1 there is more noise")
+        self.shift = shift
+
+    # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        return _angle(log_snr - 2 * math.log(self.shift)) / (0.5 * math.pi)
+
+    def _r(self, t: Tensor) -> Tensor:
+        return torch.hypot(self.shift * _cos(t), _sin(t))
+
+    def _a(self, t: Tensor) -> Tensor:
+        return self.shift * _cos(t) / self._r(t)
+
+    def _b(self, t: Tensor) -> Tensor:
+        return _sin(t) / self._r(t)
+
+    def _d_angle(self, t: Tensor) -> Tensor:
+        return 0.5 * math.pi * self.shift / self._r(t) ** 2
+
+    def _d_a(self, t: Tensor) -> Tensor:
+        return -self._b(t) * self._d_angle(t)
+
+    def _d_b(self, t: Tensor) -> Tensor:
+        return self._a(t) * self._d_angle(t)
+
+
+def _sin(t: Tensor) -> Tensor:
+    return torch.sin(0.5 * math.pi * t)
+
+
+def _cos(t: Tensor) -> Tensor:
+    return torch.sin(0.5 * math.pi * (1 - t))  # exactly 0 at t = 1, where torch.cos gives 6e−17
