@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import diffusion_book.data._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
 from diffusion_book import data, denoise, evaluation, losses, samplers, schedules, zoo
+from diffusion_book.conditions import drop
 from diffusion_book.nn import build
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import EMA, RunConfig
@@ -37,7 +38,7 @@ GOAL = 0.5  # of the strong recipe's distance
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network, called (x_t, t, y), and the recipe that belongs to it."""
+    """A network, called (x_t, t, y=y), and the recipe that belongs to it."""
 
     name: str
     network: Callable[[], nn.Module]
@@ -148,17 +149,14 @@ def _step(
     generator: torch.Generator,
 ) -> None:
     config = contestant.config
-    x0, y = images.batch(config.batch_size, generator)
+    x0, conditions = images.batch(config.batch_size, generator)
     x0 = F.pad(x0, [(contestant.side - 28) // 2] * 4, value=-1.0)
     t = losses.draw_times(contestant.schedule, len(x0), generator)
     eps = torch.randn(x0.shape, generator=generator)
-    if contestant.labels:
-        assert y is not None
-        y = torch.where(torch.rand(y.shape, generator=generator) < config.label_dropout, 10, y)
-    else:
-        y = None
+    nothing = {"y": torch.tensor(10)}
+    told = drop(conditions, nothing, config.condition_dropout, generator) if contestant.labels else {}
     with autocast(config.precision, x0.device):
-        loss = losses.simple_loss(network, contestant.schedule, x0, t, eps, config.prediction, y).mean()
+        loss = losses.simple_loss(network, contestant.schedule, x0, t, eps, config.prediction, told).mean()
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
@@ -179,7 +177,8 @@ def sample(contestant: Contestant, network: nn.Module, count: int, labels: Tenso
     for start in range(0, count, 250):
         size = min(250, count - start)
         y = labels[torch.randint(len(labels), (size,), generator=generator)] if contestant.labels else None
-        denoiser = denoise.from_network(network, contestant.schedule, prediction, y, x0_max=1.0)
+        told = {} if y is None else {"y": y}
+        denoiser = denoise.from_network(network, contestant.schedule, prediction, told, x0_max=1.0)
         x_T = samplers.start_noise((size, 1, contestant.side, contestant.side), generator)
         with autocast("auto", x_T.device):
             x0 = samplers.dpm_solver(denoiser, contestant.schedule, x_T, times, order=2)
@@ -223,7 +222,7 @@ def main() -> None:
     rows = {row["name"]: row for row in json.loads(file.read_text())} if file.exists() else {}
     for contestant in [every[names.index(name)] for name in arguments.only or names]:
         network, seen = train(contestant, images, 60 * arguments.minutes)
-        digits = sample(contestant, network, arguments.samples, images.y)
+        digits = sample(contestant, network, arguments.samples, images.conditions["y"])
         distance = evaluation.frechet_distance(evaluation.moments(extractor, digits), reference)
         size = sum(p.numel() for p in network.parameters()) / 1e6
         rows[contestant.name] = {

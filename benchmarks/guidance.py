@@ -52,9 +52,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     train = data.load("mnist")
-    assert train.y is not None
     drawn = torch.randint(len(train), (arguments.samples,), generator=torch.Generator().manual_seed(FIRST_SEED))
-    y = train.y[drawn]
+    y = train.conditions["y"][drawn]
     extractor = evaluation.from_classifier(zoo.load("mnist-classifier").network, "mnist-classifier")
     reference = evaluation.moments(extractor, train.x, "mnist/train")
     cells = [("everywhere", 1.0), *((name, w) for name in INTERVALS for w in STRENGTHS)]

@@ -207,7 +207,7 @@ def main() -> None:
         return evaluation.frechet_distance(evaluation.moments(extractor, x), reference)
 
     def real(count: int, draws: int = 10) -> dict[str, float]:
-        floor = torch.tensor([distance(test.x[dealt(test.y, count, seed)]) for seed in range(draws)])
+        floor = torch.tensor([distance(test.x[dealt(test.conditions["y"], count, seed)]) for seed in range(draws)])
         return {"mean": floor.mean().item(), "sd": floor.std().item(), "draws": draws}
 
     made: dict[str, Any] = {

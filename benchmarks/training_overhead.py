@@ -43,7 +43,7 @@ def measure(steps: int) -> tuple[float, dict[str, float]]:
     config = RunConfig(
         batch_size=64,
         steps=steps + 5,
-        label_dropout=0.1,
+        condition_dropout=0.1,
         precision="fp32",
         log_every=1,
         preview_every=5,

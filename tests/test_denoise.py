@@ -42,7 +42,7 @@ def test_labels_reach_the_network():
         return y[:, None].expand_as(xt).float()
 
     y = torch.tensor([4, 7])
-    x0_hat = denoise.from_network(network, SCHEDULE, "x0", y)(torch.zeros(2, 3), torch.tensor([5, 6]))
+    x0_hat = denoise.from_network(network, SCHEDULE, "x0", {"y": y})(torch.zeros(2, 3), torch.tensor([5, 6]))
     assert x0_hat.tolist() == [[4.0] * 3, [7.0] * 3]
 
 
@@ -189,7 +189,8 @@ def test_conditions_reach_the_network_by_name():
         return context.sum(1) + y[:, None]
 
     x, t, y, context = torch.zeros(2, 3), torch.tensor([5, 6]), torch.tensor([1, 2]), torch.ones(2, 4, 3)
-    assert denoise.from_network(network, SCHEDULE, "x0", y, context=context)(x, t).tolist() == [[5] * 3, [6] * 3]
+    denoiser = denoise.from_network(network, SCHEDULE, "x0", {"context": context, "y": y})
+    assert denoiser(x, t).tolist() == [[5] * 3, [6] * 3]
 
 
 @pytest.mark.parametrize("x0_max", [None, 0.5])

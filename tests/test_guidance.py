@@ -200,7 +200,7 @@ def test_one_call_gives_what_two_give(prediction, phi, generator):
     xt, t = torch.randn(5, 3, generator=generator, dtype=torch.float64), torch.tensor([3, 20, 50, 80, 100])
     y, null = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), 3)
     shift = torch.randn(5, 3, generator=generator, dtype=torch.float64)
-    c, u = (denoise.from_network(network, SCHEDULE, prediction, y=labels, shift=shift) for labels in (y, null))
+    c, u = (denoise.from_network(network, SCHEDULE, prediction, {"y": labels, "shift": shift}) for labels in (y, null))
     together = guidance.classifier_free_batched(
         network, SCHEDULE, prediction, {"y": y, "shift": shift}, {"y": null, "shift": shift}, 3.0, phi
     )
@@ -531,7 +531,8 @@ def two_outputs(xt: Tensor, t: Tensor, y: Tensor) -> Tensor:
 def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
     """ε̂ = ε_∅ + w (ε_c − ε_∅), and log σ² between log β̃ and log β by the conditional v, as GLIDE's code has them."""
     c, u = (
-        denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", torch.full((5,), label)) for label in (1, 2)
+        denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", {"y": torch.full((5,), label)})
+        for label in (1, 2)
     )
     start, w = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), 2.5
     found = ddpm(guidance.classifier_free(c, u, w), SCHEDULE, start, uniform_times(SCHEDULE, 100), generator, "learned")
@@ -553,7 +554,7 @@ def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
 def test_one_call_gives_the_variance_that_two_give(generator):
     xt, t = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), torch.tensor([3, 20, 50, 80, 100])
     y, null = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), 3)
-    c, u = (denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", labels) for labels in (y, null))
+    c, u = (denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", {"y": labels}) for labels in (y, null))
     conditions = {"y": y}, {"y": null}
     one = guidance.classifier_free_batched(two_outputs, SCHEDULE, "eps", *conditions, 3.0, learned_variance=True)
     separate = guidance.classifier_free(c, u, 3.0)(xt, t)

@@ -106,7 +106,7 @@ def test_labels_reach_the_network():
         return xt
 
     x = torch.zeros(2, 3)
-    losses.simple_loss(network, LINEAR, x, torch.tensor([1, 2]), x, "v", torch.tensor([8, 9]))
+    losses.simple_loss(network, LINEAR, x, torch.tensor([1, 2]), x, "v", {"y": torch.tensor([8, 9])})
     assert seen == [[8, 9]]
 
 

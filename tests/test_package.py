@@ -32,8 +32,9 @@ EVERYTHING = {
     ),
     *("evaluation", "zoo", "interop", "deploy", "viz", "page"),
 }
-# Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written.
-BELOW_ALL = {"_names", "_checks", "_files", "_random"}
+# Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written, and
+# what a network is told.
+BELOW_ALL = {"_names", "_checks", "_files", "_random", "conditions"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(BELOW_ALL, (set(), set())),
     "schedules": (set(), set()),

@@ -633,7 +633,7 @@ def test_times_on_the_cpu_serve_a_batch_on_another_device():
         assert all(tensor.device.type == "meta" for tensor in found)
 
 
-def test_a_network_is_told_the_time_and_what_is_not_none():
+def test_a_network_is_told_the_time_and_its_conditions_by_name():
     seen = {}
 
     def network(xt: torch.Tensor, t: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
@@ -641,7 +641,7 @@ def test_a_network_is_told_the_time_and_what_is_not_none():
         return xt
 
     x, y = torch.ones(2, 3), torch.tensor([4, 5])
-    denoise.run_network(network, "v", Flow(), x, torch.tensor([0.25, 1.0]), y=y, context=None)
+    denoise.run_network(network, "v", Flow(), x, torch.tensor([0.25, 1.0]), {"y": y})
     assert seen["t"].tolist() == [250, 1000]
     assert seen["t"].dtype == torch.float32  # a float64 time would turn a network's activations into float64
     assert set(seen) == {"xt", "t", "y"}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffusion_book import (
+        conditions,
         data,
         denoise,
         editing,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "conditions",
     "data",
     "denoise",
     "editing",

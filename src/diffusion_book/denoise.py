@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import not_a_tensor
+from diffusion_book.conditions import Conditions, checked
 from diffusion_book.predictions import Prediction, check_prediction, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule, expand
 
@@ -48,33 +49,33 @@ def from_network(
     network: Callable[..., Tensor],
     schedule: Schedule,
     prediction: Prediction,
-    y: Tensor | None = None,
+    conditions: Conditions | None = None,
     x0_max: float | None = None,
-    **conditions: Tensor | None,
 ) -> Denoiser:
     """The denoiser that a trained network is (chapter 6).
 
     Args:
-        network: called as network(x_t, t) and with the conditions by name, network(x_t, t, y=y). Where it returns
-            twice the channels, for a learned variance, the second half is left aside.
+        network: called as network(x_t, t, **conditions). Where it returns twice the channels, for a learned variance,
+            the second half is left aside.
         schedule: the schedule it was trained on.
         prediction: what it was trained to output.
-        y: [B] class labels; the batch that is sampled must then have B examples.
+        conditions: what it is told besides, by its own names, such as {"y": y} with the classes y [B]; the batch that
+            is sampled must then have B examples.
         x0_max: clip x̂0 to ±x0_max; 1.0 for images in [−1, 1], None for data without bounds.
-        conditions: further inputs by the network's own names, such as context=[B, L, D].
 
     Raises:
-        ValueError: the prediction is unknown, or x0_max not positive and finite; when it runs, as
-            `predictions.to_x0`, or the network returns no tensor.
+        ValueError: the prediction is unknown, conditions are no tensors by name, or x0_max is not positive and finite;
+            when it runs, as `predictions.to_x0`, or the network returns no tensor.
 
     Source: that of `predictions.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
     check_prediction(prediction)
+    told = checked(conditions)
     read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-        output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
+        output = run_network(network, prediction, schedule, xt, t, told)
         if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output = output.chunk(2, dim=1)[0]
         return read(output, xt, t)
@@ -86,9 +87,8 @@ def from_network_with_variance(
     network: Callable[..., Tensor],
     schedule: Schedule,
     prediction: Prediction,
-    y: Tensor | None = None,
+    conditions: Conditions | None = None,
     x0_max: float | None = None,
-    **conditions: Tensor | None,
 ) -> AnyDenoiser[WithVariance]:
     """The same for a network with learned variance, for `samplers.ddpm` with variance="learned" (chapter 4).
 
@@ -99,11 +99,12 @@ def from_network_with_variance(
         ValueError: as `from_network`; when it runs, the network returns another shape.
     """
     check_prediction(prediction)
+    told = checked(conditions)
     read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
-        output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
+        output = run_network(network, prediction, schedule, xt, t, told)
         if output.shape != _twice_the_channels(xt):
             raise ValueError(
                 f"with a learned variance the network must return the prediction and v, {_twice_the_channels(xt)}, "
@@ -157,24 +158,25 @@ def run_network(
     schedule: Schedule,
     xt: Tensor,
     t: Tensor,
-    **conditions: Tensor | None,
+    conditions: Conditions | None = None,
 ) -> Tensor:
-    """Ask a network, in training and in sampling alike: network(x_t, t, …) with the time as it knows it.
+    """Ask a network, in training and in sampling alike: network(x_t, t, **conditions), the time as it knows it.
 
     The time is `schedule.clock(t)`, where x_t is, and where it is real in float32 or x_t's better dtype. For "F" the
-    input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1). Conditions that
-    are not None are passed by name: y, context, …. Chapters 4 and 6.
+    input is scaled to variance one, c_in x_t = x_t / √(a² σ_d² + b²) (Karras et al. 2022, table 1).
+    Chapters 4 and 6.
 
     Raises:
-        ValueError: the network returns no tensor, as those of other libraries do; or t is outside 0 … T.
+        ValueError: the network returns no tensor, as those of other libraries do; conditions are no tensors by name; or
+            t is outside 0 … T.
     """
-    given = {name: value for name, value in conditions.items() if value is not None}
+    told = checked(conditions)
     t = schedule.check_time(t)
     if prediction == "F":
         xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
     clock = schedule.clock(t)
     real = torch.promote_types(xt.dtype, torch.float32)
-    output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **given)
+    output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **told)
     if not isinstance(output, Tensor):
         raise not_a_tensor("the network", output)
     return output

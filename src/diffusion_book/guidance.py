@@ -7,13 +7,14 @@ Chapter 8 derives the rules, and shows what they do not do: a guided score is, i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion_book._checks import not_a_tensor
+from diffusion_book.conditions import Conditions, checked
 from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
 from diffusion_book.predictions import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
@@ -52,8 +53,8 @@ def classifier_free_batched(
     network: Callable[..., Tensor],
     schedule: Schedule,
     prediction: Prediction,
-    conditional: Mapping[str, Tensor],
-    unconditional: Mapping[str, Tensor],
+    conditional: Conditions,
+    unconditional: Conditions,
     w: Weight,
     phi: float = 0.0,
     x0_max: float | None = None,
@@ -78,14 +79,16 @@ def classifier_free_batched(
     """
     _check_weight(w)
     _check_phi(phi)
-    shapes = [{name: tuple(value.shape) for name, value in given.items()} for given in (conditional, unconditional)]
+    shapes = [
+        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
+    ]
     if shapes[0] != shapes[1] or not shapes[0]:
         raise ValueError(
             f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
         )
     both = {name: torch.cat([conditional[name], unconditional[name]]) for name in conditional}
     make = from_network_with_variance if learned_variance else from_network
-    pair: AnyDenoiser[Any] = make(network, schedule, prediction, x0_max=x0_max, **both)
+    pair: AnyDenoiser[Any] = make(network, schedule, prediction, conditions=both, x0_max=x0_max)
     count = len(next(iter(conditional.values())))
 
     def denoiser(xt: Tensor, t: Tensor) -> Any:

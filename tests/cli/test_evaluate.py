@@ -167,13 +167,13 @@ def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
     result = run("evaluate", "-m", file, "--card")
     card = json.loads((tmp_path / "namer.json").read_text())
     classifier, test = zoo.load_file(file).network, data.load("mnist-5k", "test")
-    right = classifier(test.x).argmax(1) == test.y
+    right = classifier(test.x).argmax(1) == test.conditions["y"]
     p = int(right.sum()) / 500
     found = card["metrics"]
     assert found == {**json.loads((tmp_path / "report.json").read_text())["summary"], **found}
     assert (found["accuracy"], found["N"], found["split"]) == (p, 500, "mnist-5k/test")
     assert found["standard error"] == pytest.approx(math.sqrt(p * (1 - p) / 500))
-    assert found["accuracy by class"] == {str(c): right[test.y == c].sum().item() / 50 for c in range(10)}
+    assert found["accuracy by class"] == {str(c): right[test.conditions["y"] == c].sum().item() / 50 for c in range(10)}
     assert found["training_loss"] == 0.5
     assert "single training run" in found["notes"]
     assert card["sha256"] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
@@ -290,7 +290,7 @@ def test_classifiers_are_trained_only_where_they_can_be_tested(folder):
     network = nn.UNet(nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10))
     card = zoo.load_file(folder / "unet.safetensors").card
     model = zoo.Pretrained(network, schedules.cosine(60), "v", card)
-    train, bare = data.load("mnist-5k"), data.Images(data.load("mnist-5k", "test").x, None, "folder:digits")
+    train, bare = data.load("mnist-5k"), data.Images(data.load("mnist-5k", "test").x, {}, "folder:digits")
     how = measuring.Sampling("ddim", 2, drawing.NONE, 50, 1)
     with pytest.raises(ValueError, match="folder:digits has no labels to test classifiers on; give --no-accuracy"):
         measuring.measure(model, how, "pixels", "it", train, bare)

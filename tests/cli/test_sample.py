@@ -225,7 +225,7 @@ def test_a_model_that_is_not_there_is_said_so(run, tmp_path, folder):
 def trained(run, tmp_path):
     run(
         *("train", "--steps", 2, "--batch-size", 4, "--set", "network.channels=16", "--set", "T=20", "-o", "run"),
-        *("--set", "label_dropout=0.1", "--set", "preview_every=0"),
+        *("--set", "condition_dropout=0.1", "--set", "preview_every=0"),
     )
     return tmp_path / "run"
 

@@ -15,7 +15,7 @@ DENOISER = """
 data = "mnist-5k"
 steps = 5
 batch_size = 8
-label_dropout = 0.1
+condition_dropout = 0.1
 log_every = 2
 checkpoint_every = 5
 keep_steps = [3]
@@ -91,7 +91,7 @@ def test_a_classifier_is_measured_on_digits_that_it_has_not_seen(run, recipes):
     run("zoo", "train", "namer", "--export", "weights")
     found = zoo.load_file("weights/namer.safetensors")
     test = data.load("mnist-5k", "test")
-    right = sum(int(found.network(x[None]).argmax() == y) for x, y in zip(test.x, test.y))
+    right = sum(int(found.network(x[None]).argmax() == y) for x, y in zip(test.x, test.conditions["y"]))
     metrics = found.card["metrics"]
     assert metrics["accuracy"] == pytest.approx(right / 500, abs=1 / 500)  # one near tie may fall either way
     assert metrics["accuracy"] > 0.3  # 20 steps are enough to beat chance threefold

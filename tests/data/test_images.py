@@ -31,9 +31,8 @@ def test_the_offline_digits_are_4500_and_500_in_float(digits):
         assert part.x.shape == (10 * per_class, 1, 28, 28)
         assert part.x.dtype == torch.float32
         assert (part.x.min().item(), part.x.max().item()) == (-1.0, 1.0)
-        assert part.y is not None
-        assert part.y.dtype == torch.int64
-        assert torch.bincount(part.y).tolist() == [per_class] * 10
+        assert part.conditions["y"].dtype == torch.int64
+        assert torch.bincount(part.conditions["y"]).tolist() == [per_class] * 10
     assert [part.name for part in digits] == ["mnist-5k/train", "mnist-5k/test"]
     assert len(digits[0]) == 4500
 
@@ -48,8 +47,7 @@ def test_no_test_digit_is_among_the_training_digits(digits):
 )
 def test_all_offline_digits_are_the_first_500_of_each_class_in_mnists_training_split(digits):
     mnist = load("mnist")
-    assert mnist.y is not None
-    first = torch.cat([(mnist.y == k).nonzero()[:500, 0] for k in range(10)])
+    first = torch.cat([(mnist.conditions["y"] == k).nonzero()[:500, 0] for k in range(10)])
     for part, start, stop in zip(digits, (0, 450), (450, 500)):
         assert torch.equal(part.x, mnist.x[first.reshape(10, 500)[:, start:stop].flatten()])
 
@@ -57,9 +55,9 @@ def test_all_offline_digits_are_the_first_500_of_each_class_in_mnists_training_s
 def test_the_offline_digits_are_digits(digits):
     """Labels belong to their images: the nearest class mean is right far more often than one in ten."""
     train, test = digits
-    means = torch.stack([train.x[train.y == k].mean(0).flatten() for k in range(10)])
+    means = torch.stack([train.x[train.conditions["y"] == k].mean(0).flatten() for k in range(10)])
     guess = torch.cdist(test.x.flatten(1), means).argmin(1)
-    assert (guess == test.y).float().mean() > 0.7
+    assert (guess == test.conditions["y"]).float().mean() > 0.7
 
 
 def test_loading_twice_shares_no_memory(digits):
@@ -71,17 +69,18 @@ def test_loading_twice_shares_no_memory(digits):
 
 def test_a_batch_is_drawn_by_the_generator_with_its_labels(digits):
     train = digits[0]
-    (x, y), (x2, y2) = (train.batch(64, torch.Generator().manual_seed(5)) for _ in range(2))
+    (x, told), (x2, again) = (train.batch(64, torch.Generator().manual_seed(5)) for _ in range(2))
     assert x.shape == (64, 1, 28, 28)
     assert torch.equal(x, x2)
-    assert torch.equal(y, y2)
-    at = {image.numpy().tobytes(): int(label) for image, label in zip(train.x, train.y)}
-    assert [at[image.numpy().tobytes()] for image in x] == y.tolist()
+    assert torch.equal(told["y"], again["y"])
+    at = {image.numpy().tobytes(): int(label) for image, label in zip(train.x, train.conditions["y"])}
+    assert [at[image.numpy().tobytes()] for image in x] == told["y"].tolist()
 
 
 def test_a_batch_may_be_larger_than_the_set(generator):
-    few = Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1]), "two")
-    x, y = few.batch(1000, generator)
+    few = Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), {"y": torch.tensor([0, 1])}, "two")
+    x, conditions = few.batch(1000, generator)
+    y = conditions["y"]
     assert abs(y.float().mean().item() - 0.5) < 4 * 0.5 / 1000**0.5
     assert torch.equal(x.flatten(), 2.0 * y - 1)
 
@@ -125,12 +124,12 @@ GOOD = torch.linspace(-1, 1, 48).reshape(2, 3, 2, 4)
 def test_images_of_the_wrong_range_type_or_shape_are_refused(x, message):
     images.check_images(GOOD)
     with pytest.raises(ValueError, match=message):
-        Images(x, None, "wrong")
+        Images(x, {}, "wrong")
 
 
 def test_each_image_needs_its_label():
     with pytest.raises(ValueError, match=r"one label for each of the 2 images is needed, got \(3,\)"):
-        Images(GOOD, torch.tensor([0, 1, 2]), "wrong")
+        Images(GOOD, {"y": torch.tensor([0, 1, 2])}, "wrong")
 
 
 def test_an_unknown_data_set_is_refused_with_the_list_of_known_ones():
@@ -199,7 +198,7 @@ def test_what_torchvision_has_is_scaled_and_turned(name, colour, monkeypatch, tm
     assert found.x.shape == (2, 3 if colour else 1, 4, 5)
     # Pixel (row 2, column 3) of image 1, channel 0, is byte ((1·4 + 2)·5 + 3)·3 of the array.
     assert found.x[1, 0, 2, 3].item() == pytest.approx(99 / 127.5 - 1)
-    assert found.y.tolist() == [3, 1]
+    assert found.conditions["y"].tolist() == [3, 1]
     assert found.name == f"{name}/test"
 
 
@@ -214,7 +213,7 @@ def test_a_folder_gives_the_pixels_of_its_files_in_order(tmp_path, mode):
     (tmp_path / "notes.txt").write_text("no image")
     found = load(f"folder:{tmp_path}")
     assert found.x.shape == (2, 3, 6, 8)
-    assert found.y is None
+    assert found.conditions == {}
     assert found.name == f"folder:{tmp_path}"
     for x, pixels in zip(found.x, (first, second)):
         expected = np.repeat(pixels[..., None], 3, 2) if mode == "L" else pixels[..., :3]
@@ -364,4 +363,38 @@ def test_transparent_parts_of_a_picture_are_white(tmp_path):
 
 def test_labels_are_class_indices():
     with pytest.raises(ValueError, match=r"labels must be int64 .* got torch.float32; use y.long\(\)"):
-        Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), torch.tensor([0.0, 1.0]), "made up")
+        Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), {"y": torch.tensor([0.0, 1.0])}, "made up")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"y": [0, 1]}, r"conditions are tensors, one row an example, .* got y = \[0, 1\]"),
+        ({"y": torch.tensor([0, -1])}, "labels are class indices from 0 on, got -1; leave out what has no class"),
+        (torch.tensor([0, 1]), 'conditions are tensors by name, such as {"y": y}, got Tensor'),
+        ({"context": torch.zeros(3, 4)}, r"context must have one row for each of the 2 images, got \(3, 4\)"),
+    ],
+)
+def test_labels_of_another_type_or_below_zero_are_refused(conditions, message):
+    with pytest.raises(ValueError, match=message):
+        Images(GOOD, conditions, "wrong")
+
+
+def test_examples_say_what_a_network_must_be_built_for():
+    pictures = Images(GOOD, {"y": torch.tensor([4, 1])}, "two")
+    assert (pictures.shape, pictures.classes) == (tuple(GOOD.shape[1:]), 5)
+    assert Images(GOOD, {}, "two").classes == 0
+    assert Images(GOOD, {"context": torch.zeros(2, 3)}, "two").classes == 0
+
+
+def test_the_hash_of_examples_is_of_pixels_and_conditions():
+    y, words = torch.tensor([0, 1]), torch.zeros(2, 3)
+    sets = [
+        Images(GOOD, {"y": y}, "a"),
+        Images(-GOOD, {"y": y}, "a"),
+        Images(GOOD, {"y": 1 - y}, "a"),
+        Images(GOOD, {"y": y, "context": words}, "a"),
+        Images(GOOD, {}, "a"),
+    ]
+    assert len({images.sha256 for images in sets}) == 5
+    assert Images(GOOD.clone(), {"context": words, "y": y}, "of another name").sha256 == sets[3].sha256

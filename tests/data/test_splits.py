@@ -68,19 +68,19 @@ def test_nothing_to_compare_with_is_refused(generator):
 
 def labelled(counts: list[int], generator: torch.Generator) -> Images:
     y = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
-    return Images(noise(len(y), generator), y[torch.randperm(len(y), generator=generator)], "made up")
+    return Images(noise(len(y), generator), {"y": y[torch.randperm(len(y), generator=generator)]}, "made up")
 
 
 def test_a_split_keeps_each_class_in_proportion_and_loses_nothing(generator):
     images = labelled([100, 40, 10], generator)
     kept, held_out = split(images, 0.2, generator)
-    assert torch.bincount(held_out.y).tolist() == [20, 8, 2]
-    assert torch.bincount(kept.y).tolist() == [80, 32, 8]
+    assert torch.bincount(held_out.conditions["y"]).tolist() == [20, 8, 2]
+    assert torch.bincount(kept.conditions["y"]).tolist() == [80, 32, 8]
     assert not len(duplicates(kept.x, held_out.x))
     for part in (kept, held_out):  # in the old order, with the right labels
         index = duplicates(part.x, images.x)[:, 1]
         assert torch.equal(images.x[index], part.x)
-        assert torch.equal(images.y[index], part.y)
+        assert torch.equal(images.conditions["y"][index], part.conditions["y"])
         assert index.tolist() == sorted(index.tolist())
     assert (kept.name, held_out.name) == ("made up, kept", "made up, held out")
 
@@ -94,9 +94,9 @@ def test_a_split_is_the_generators(generator):
 
 
 def test_a_split_without_labels_is_by_count(generator):
-    kept, held_out = split(Images(noise(10, generator), None, "made up"), 0.3, generator)
+    kept, held_out = split(Images(noise(10, generator), {}, "made up"), 0.3, generator)
     assert (len(kept), len(held_out)) == (7, 3)
-    assert kept.y is None
+    assert "y" not in kept.conditions
 
 
 @pytest.mark.parametrize(("share", "message"), [(0.0, "between 0 and 1, got 0.0"), (1.0, "1.0"), (0.01, "empty")])

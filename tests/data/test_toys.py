@@ -151,9 +151,9 @@ def test_a_seed_gives_one_set_of_draws():
     assert torch.equal(first, second)
 
 
-def test_a_batch_is_single_precision_and_has_no_labels(generator):
+def test_a_batch_is_single_precision_and_has_no_conditions(generator):
     x, y = MIXTURE.batch(7, generator)
-    assert (x.shape, x.dtype, y) == ((7, 2), torch.float32, None)
+    assert (x.shape, x.dtype, y) == ((7, 2), torch.float32, {})
 
 
 @given(st.integers(1, 12), st.floats(0.5, 5), st.floats(0.01, 1))

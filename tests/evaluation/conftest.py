@@ -32,9 +32,9 @@ def classifier(train) -> Classifier:
     optimiser = torch.optim.Adam(network.parameters(), 4e-3)
     generator = torch.Generator().manual_seed(1)
     for _ in range(80):
-        x, y = train.batch(64, generator)
+        x, conditions = train.batch(64, generator)
         optimiser.zero_grad()
-        nn.functional.cross_entropy(network(x), y).backward()
+        nn.functional.cross_entropy(network(x), conditions["y"]).backward()
         optimiser.step()
     return network.eval()
 

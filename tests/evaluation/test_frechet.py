@@ -137,7 +137,7 @@ def test_it_grows_with_blur(against, test):
 
 def test_it_grows_with_dropped_modes(against, train, test):
     """Classes left out one after the other; the number of images stays the same, with others twice."""
-    x, y = torch.cat([test.x, train.x[::5]]), torch.cat([test.y, train.y[::5]])
+    x, y = torch.cat([test.x, train.x[::5]]), torch.cat([test.conditions["y"], train.conditions["y"][::5]])
     found = []
     for kept in range(10, 0, -1):
         of_kept = x[y < kept]

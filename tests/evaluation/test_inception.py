@@ -37,7 +37,7 @@ def stand_in() -> Extractor:
 
 @pytest.fixture
 def cats(generator) -> Images:
-    return Images(colours(500, generator), None, "folder:cats")
+    return Images(colours(500, generator), {}, "folder:cats")
 
 
 def test_torch_fidelity_gives_the_same_number(cats, generator, tmp_path):
@@ -127,7 +127,7 @@ def test_a_part_of_the_reference_is_not(stand_in, generator, tmp_path):
     x = colours(300, generator)
     for name in ("cifar10/train", "cifar10/test", "somewhere"):
         with pytest.raises(ValueError, match=r"the reference must be .* got 300 of"):
-            fid(x, Images(x, None, name), stand_in, tmp_path)
+            fid(x, Images(x, {}, name), stand_in, tmp_path)
 
 
 def test_digits_are_not(stand_in, train, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from diffusion_book.data import Images, split
 from diffusion_book.evaluation import Extractor, called, kernel_called
 
-FOLDER = Images(torch.full((4, 3, 2, 2), -1.0), None, "folder:/pictures")
+FOLDER = Images(torch.full((4, 3, 2, 2), -1.0), {}, "folder:/pictures")
 
 
 def extractor(kind: str) -> Extractor:

@@ -20,7 +20,7 @@ from diffusion_book.evaluation import (
 
 @pytest.fixture
 def images(train) -> Images:
-    return Images(train.x[::100], train.y[::100], "digits/train")
+    return Images(train.x[::100], {"y": train.conditions["y"][::100]}, "digits/train")
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def test_everything_that_they_depend_on_keeps_them_apart(what, counted, images, 
     x = images.x.clone()
     x[3, 0, 5, 5] = -x[3, 0, 5, 5]
     changes: dict[str, tuple[Extractor, Images]] = {
-        "name": (extractor, Images(images.x, None, "digits/test")),
-        "pixels": (extractor, Images(x, None, images.name)),
-        "number": (extractor, Images(images.x[:-1], None, images.name)),
+        "name": (extractor, Images(images.x, {}, "digits/test")),
+        "pixels": (extractor, Images(x, {}, images.name)),
+        "number": (extractor, Images(images.x[:-1], {}, images.name)),
         "weights": (dataclasses.replace(extractor, sha256="1" * 64), images),
         "extractor": (dataclasses.replace(extractor, name="other"), images),
         "preprocessing": (dataclasses.replace(extractor, preprocessing="none"), images),

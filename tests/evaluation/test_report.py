@@ -219,20 +219,20 @@ def test_markdown_says_it_all(report, extractor, tmp_path):
 
 
 def test_where_the_floor_has_fewer_images_it_says_so(train, test, extractor, tmp_path):
-    few = Images(train.x[::15], None, "few/train")
+    few = Images(train.x[::15], {}, "few/train")
     x = (train.x[1::9] * 0.9).clamp(-1, 1)[:300]
-    found = evaluate(x, few, Images(test.x[::5], None, "few/test"), extractor, ORIGIN, kept=20, folder=tmp_path)
+    found = evaluate(x, few, Images(test.x[::5], {}, "few/test"), extractor, ORIGIN, kept=20, folder=tmp_path)
     assert (found.measures[0].n_reference, found.measures[0].n_real_reference) == (300, 100)
     assert "against 100 images only" in found.to_markdown()
     with pytest.raises(ValueError, match="300 samples leave none of the 300 real images"):
-        evaluate(x, Images(few.x[:200], None, "a"), Images(few.x[200:], None, "b"), extractor, ORIGIN, folder=tmp_path)
+        evaluate(x, Images(few.x[:200], {}, "a"), Images(few.x[200:], {}, "b"), extractor, ORIGIN, folder=tmp_path)
 
 
 def test_colour_and_another_extractor(generator, tmp_path):
     def colours(n: int) -> torch.Tensor:
         return torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
 
-    train, test = Images(colours(120), None, "patches/train"), Images(colours(90), None, "patches/test")
+    train, test = Images(colours(120), {}, "patches/train"), Images(colours(90), {}, "patches/test")
     found = evaluate(colours(80), train, test, pixels((3, 4, 4)), ORIGIN, folder=tmp_path)
     assert found.name == "Fréchet distance (pixels 3×4×4)"
     assert found.pictures.by_pixels.shape == (10, 3, 4, 4)
@@ -250,7 +250,7 @@ def test_a_part_of_a_training_set_gives_no_fid(name, expected, generator, tmp_pa
         return torch.rand(n, 3, 4, 4, generator=generator) * 2 - 1
 
     eyes = dataclasses.replace(pixels((3, 4, 4)), name="eyes", kind="inception")
-    train, test = Images(colours(120), None, name), Images(colours(90), None, "patches/test")
+    train, test = Images(colours(120), {}, name), Images(colours(90), {}, "patches/test")
     assert evaluate(colours(80), train, test, eyes, ORIGIN, folder=tmp_path).name == expected
 
 
@@ -277,7 +277,7 @@ def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(asked(), train, test, extractor, ORIGIN, labels, folder=tmp_path)
-    bare = Images(test.x, None, "bare/test")
+    bare = Images(test.x, {}, "bare/test")
     with pytest.raises(ValueError, match="bare/test has no labels"):
         evaluate(asked(), train, bare, extractor, ORIGIN, torch.zeros(400).long(), folder=tmp_path)
     unread = dataclasses.replace(extractor, function=lambda x: pytest.fail("minutes were spent"))
@@ -288,6 +288,6 @@ def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
     with pytest.raises(ValueError, match="each of the 400 samples is needed"):
         evaluate([samples], train, test, unmeasured, ORIGIN, torch.zeros(399).long(), folder=folder)
     assert not folder.exists(), "the reference was measured first"
-    bare = Images(train.x, None, "bare/train")
+    bare = Images(train.x, {}, "bare/train")
     with pytest.raises(ValueError, match="bare/train has no labels"):
         evaluate(samples, bare, test, extractor, ORIGIN, torch.zeros(400).long(), kept=5, folder=tmp_path)

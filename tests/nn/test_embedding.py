@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 
-from diffusion_book.nn import timestep_embedding
-from diffusion_book.nn.embedding import TimeEmbedding
+from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 
 
 @pytest.mark.parametrize("dim", [2, 16, 64, 320])
@@ -66,3 +65,9 @@ def test_the_embedding_has_two_layers_with_gradients():
     assert out.shape == (2, 12)
     out.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in embed.parameters())
+
+
+@pytest.mark.parametrize("y", [7, [7, 7]])
+def test_labels_that_are_no_tensor_are_refused(y):
+    with pytest.raises(ValueError, match=r"labels must be a tensor of integers in 0 … 10 \(10 means .*\), got \[?7"):
+        ClassEmbedding(10, 4)(y, batch=2)

@@ -54,7 +54,7 @@ SAME = {
 def data(channels: int = 1, classes: int | None = 4) -> Images:
     x = torch.zeros(8, channels, 8, 8)
     x[0] = -1
-    return Images(x, None if classes is None else torch.arange(8) % classes, "made up")
+    return Images(x, {} if classes is None else {"y": torch.arange(8) % classes}, "made up")
 
 
 # Reading and writing -------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_a_mistake_is_told_before_anything_runs(values, message):
         ({"weight_decay": math.inf}, "weight_decay must be at least 0 and finite, got inf"),
         ({"ema_decay": 1.0}, r"the EMA's decay must lie in \[0, 1\), got 1.0"),
         ({"ema_decay": math.nan}, r"the EMA's decay must lie in \[0, 1\), got nan"),
-        ({"label_dropout": math.nan}, r"label_dropout is a share in \[0, 1\], got nan"),
+        ({"condition_dropout": math.nan}, r"condition_dropout is a share in \[0, 1\], got nan"),
         ({"preview_every": -1}, "preview_every must be a whole number of at least 0, got -1"),
         ({"jitter": -1.0}, "jitter must be at least 0 and finite, got -1.0; 0 leaves images alone"),
         ({"jitter": math.nan}, "jitter must be at least 0 and finite, got nan"),
@@ -216,12 +216,18 @@ def test_channels_and_classes_follow_from_the_data_where_they_are_not_said():
 
 def test_the_objective_is_the_one_that_is_named():
     config = RunConfig(
-        network=UNET, schedule="linear", T=20, prediction="eps", weight="p2", times="logit-normal", label_dropout=0.1
+        network=UNET,
+        schedule="linear",
+        T=20,
+        prediction="eps",
+        weight="p2",
+        times="logit-normal",
+        condition_dropout=0.1,
     )
     assert config.denoises
     found = build_objective(config, build_network(config, data()))
     assert isinstance(found, Denoising)
-    assert (found.prediction, found.no_label, found.label_dropout) == ("eps", 4, 0.1)
+    assert (found.prediction, found.nothing, found.dropout) == ("eps", {"y": torch.tensor(4)}, 0.1)
     assert found.draw_times is losses.draw_logit_normal_times
     t = torch.arange(1, 21)
     torch.testing.assert_close(found.schedule.a(t), schedules.linear(20).a(t))
@@ -229,10 +235,40 @@ def test_the_objective_is_the_one_that_is_named():
     assert build_schedule(RunConfig()).T == 1000
 
 
-def test_without_classes_no_label_is_dropped():
-    config = RunConfig(network={**UNET, "classes": 0}, label_dropout=0.1)
+@pytest.mark.parametrize(
+    ("network", "labels", "message"),
+    [
+        (
+            {"classes": 3},
+            4,
+            r"network.classes = 3 is too few for the labels 0 … 3 of mnist-5k: leave it out, or set it to 0",
+        ),
+        (
+            {"classes": 2},
+            None,
+            "mnist-5k has no labels, so the network would learn nothing of its 2 classes: leave network",
+        ),
+        ({"no_label": False}, 4, "condition_dropout needs a network that can be told nothing: leave network.no_label"),
+        ({"kind": "classifier", "channels": 4, "features": 8, "classes": 3}, 4, "too few .* or set it to 4"),
+    ],
+)
+def test_a_network_whose_classes_are_not_those_of_the_data_is_refused(network, labels, message):
+    config = RunConfig(network=network if "kind" in network else {**UNET, **network}, condition_dropout=0.1)
+    with pytest.raises(ValueError, match=message):
+        build_network(config, data(1, labels))
+
+
+def test_a_network_may_have_more_classes_than_the_data_or_none():
+    for classes in (0, 4, 9):
+        network = build_network(RunConfig(network={**UNET, "classes": classes}), data(1, 4))
+        assert network.config.classes == classes
+
+
+def test_without_classes_the_network_is_told_no_labels():
+    config = RunConfig(network={**UNET, "classes": 0}, condition_dropout=0.1)
     found = build_objective(config, build_network(config, data()))
-    assert (found.no_label, found.label_dropout) == (None, 0.0)
+    batch = found.draw(torch.zeros(2, 1, 4, 4), {"y": torch.tensor([0, 1])}, torch.Generator())
+    assert set(batch) == {"x0", "t", "eps"}
 
 
 def test_a_classifier_classifies():

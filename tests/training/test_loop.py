@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from diffusion_book import denoise, process, schedules
+from diffusion_book.conditions import Conditions
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.nn import MLP
 from diffusion_book.training import TrainConfig, loop, train
@@ -30,8 +32,9 @@ class Scale(nn.Module):
 class Labelled:
     """Gaussian points with labels 0 … 4."""
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return torch.randn(size, 2, generator=generator), torch.randint(5, (size,), generator=generator)
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        x = torch.randn(size, 2, generator=generator)
+        return x, {"y": torch.randint(5, (size,), generator=generator)}
 
 
 class Recorder(nn.Module):
@@ -141,9 +144,9 @@ def test_the_average_follows_and_differs_from_the_last_weights():
     assert not result.network.training
 
 
-def test_times_cover_one_to_T_and_no_label_is_passed_where_none_is_wanted():
+def test_times_cover_one_to_T_and_no_label_is_passed_where_there_is_none():
     network = Recorder()
-    result = train(network, Labelled(), SCHEDULE, TrainConfig(steps=200, batch_size=64, precision="fp32"))
+    result = train(network, ring_of_gaussians(), SCHEDULE, TrainConfig(steps=200, batch_size=64, precision="fp32"))
     times = torch.cat(network.times)
     # 12,800 draws miss one of 50 times with probability 50 · (49/50)^12800 < 1e-100.
     assert sorted(set(times.tolist())) == list(range(1, 51))
@@ -154,8 +157,8 @@ def test_times_cover_one_to_T_and_no_label_is_passed_where_none_is_wanted():
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_the_share_of_dropped_labels_is_the_one_asked_for(share):
     network = Recorder()
-    config = TrainConfig(steps=100, batch_size=100, label_dropout=share, precision="fp32")
-    train(network, Labelled(), SCHEDULE, config, no_label=5)
+    config = TrainConfig(steps=100, batch_size=100, condition_dropout=share, precision="fp32")
+    train(network, Labelled(), SCHEDULE, config, {"y": torch.tensor(5)})
     labels = torch.cat([y for y in network.labels if y is not None])
     n = len(labels)
     assert n == 10_000
@@ -170,9 +173,9 @@ def test_labels_stay_with_their_examples():
     """Data whose label is the sign of its first coordinate: every pair must arrive as it was drawn."""
 
     class Signs:
-        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
             y = torch.randint(2, (size,), generator=generator)
-            return (100.0 * (2 * y - 1))[:, None].expand(size, 2), y
+            return (100.0 * (2 * y - 1))[:, None].expand(size, 2), {"y": y}
 
     seen = []
 
@@ -182,15 +185,39 @@ def test_labels_stay_with_their_examples():
             return self.layer(xt)
 
     # ᾱ_T of this schedule is far from zero, so 100 stays 50 standard deviations away from the noise.
-    train(Network(), Signs(), schedules.linear(10, 1e-4, 0.02), SHORT, no_label=2)
+    train(Network(), Signs(), schedules.linear(10, 1e-4, 0.02), SHORT, {"y": torch.tensor(2)})
     assert seen == [True] * 8
 
 
-def test_dropping_labels_without_a_no_label_is_refused():
-    """It would train without any labels, in silence."""
-    config = TrainConfig(steps=1, label_dropout=0.1)
-    with pytest.raises(ValueError, match="label_dropout needs no_label, the label that means none"):
+def test_dropping_conditions_is_refused_where_nothing_says_nothing():
+    config = TrainConfig(steps=1, condition_dropout=0.1)
+    with pytest.raises(
+        ValueError,
+        match=r"condition_dropout needs to know what says nothing, such as nothing=\{\"y\": torch.tensor\(10\)\}",
+    ):
         train(Recorder(), Labelled(), SCHEDULE, config)
+
+
+def test_a_label_of_the_data_cannot_say_nothing():
+    """Ten digits and "no label" = 9: nines and anything would be one, in silence."""
+    config = TrainConfig(steps=1, condition_dropout=0.1)
+    with pytest.raises(ValueError, match="y = 4 is to say nothing, and is also a label of the data; take one that no"):
+        train(Recorder(), Labelled(), SCHEDULE, config, {"y": torch.tensor(4)})
+
+
+@pytest.mark.parametrize("data", [torch.zeros(8, 2), [torch.zeros(2)], "mnist-5k", DataLoader(torch.zeros(8, 2))])
+def test_what_hands_out_no_batches_is_refused(data):
+    with pytest.raises(ValueError, match=r"data must hand out batches, as data.Images and .* got \w+; pictures"):
+        train(Recorder(), data, SCHEDULE, SHORT)
+
+
+def test_labels_in_the_place_of_conditions_are_refused():
+    class Bare(Labelled):
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            return torch.zeros(size, 2), torch.zeros(size, dtype=torch.int64)
+
+    with pytest.raises(ValueError, match=r"conditions are tensors by name, .* got Tensor"):
+        train(Recorder(), Bare(), SCHEDULE, SHORT)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -198,9 +225,9 @@ def test_bad_data_stops_training_and_names_the_step(bad):
     class TurnsBad:
         calls = 0
 
-        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
             self.calls += 1
-            return torch.full((size, 2), bad if self.calls == 4 else 0.0), None
+            return torch.full((size, 2), bad if self.calls == 4 else 0.0), {}
 
     network = MLP(2, 8, 1)
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 3; lower learning_rate or use"):
@@ -229,8 +256,8 @@ def test_the_rate_warms_up_then_falls_like_a_cosine_to_zero():
             return 0 * xt + self.w - 1e6  # so far from any target that the gradient does not change
 
     class Zeros:
-        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
-            return torch.zeros(size, 1), None
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+            return torch.zeros(size, 1), {}
 
     network, weights = Slope(), [0.0]
     config = TrainConfig(steps=20, batch_size=64, warmup=4, learning_rate=0.1, precision="fp32")
@@ -309,7 +336,7 @@ def test_float16_is_refused_where_there_is_no_cuda():
 def test_in_float16_the_loop_loses_what_it_loses_in_float32(monkeypatch):
     """On a CPU, which can, though slowly. The first loss is that of float32 to the 2⁻¹¹ of rounding; some steps are
     then left out until the scale fits, which 200 steps have made good."""
-    networks = [MLP(dim=2), MLP(dim=2)]
+    networks = [MLP(dim=2, classes=5), MLP(dim=2, classes=5)]
     networks[1].load_state_dict(networks[0].state_dict())
     options = {"steps": 200, "batch_size": 64, "warmup": 2}
     expected = train(networks[0], Labelled(), SCHEDULE, TrainConfig(precision="fp32", **options))
@@ -353,8 +380,8 @@ def test_a_step_whose_gradient_overflowed_is_left_out_and_the_next_tried_at_half
         ({"learning_rate": -1e-3}, "learning_rate must be positive and finite, got -0.001"),
         ({"grad_clip": 0.0}, "grad_clip must be positive, got 0.0; use math.inf"),
         ({"grad_clip": -1.0}, "grad_clip must be positive, got -1.0"),
-        ({"label_dropout": 1.5}, r"label_dropout is a share in \[0, 1\], got 1.5"),
-        ({"label_dropout": -0.1}, r"label_dropout is a share in \[0, 1\], got -0.1"),
+        ({"condition_dropout": 1.5}, r"condition_dropout is a share in \[0, 1\], got 1.5"),
+        ({"condition_dropout": -0.1}, r"condition_dropout is a share in \[0, 1\], got -0.1"),
         ({"precision": "fp8"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'"),
         ({"prediction": "epsilon"}, r"unknown prediction 'epsilon' \(did you mean 'eps'\?\); choose one of eps, x0, v"),
     ],

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_book import losses, schedules
+from diffusion_book.conditions import Conditions
 from diffusion_book.losses import min_snr, simple_loss
 from diffusion_book.nn import Classifier, ClassifierConfig
 from diffusion_book.training.loop import TrainConfig, train
-from diffusion_book.training.objective import Classification, Denoising, drop_labels, move, warp
+from diffusion_book.training.objective import Classification, Denoising, move, warp
 
 SCHEDULE = schedules.linear(50)
 
@@ -38,20 +39,20 @@ def images(n: int, generator: torch.Generator, side: int = 8) -> Tensor:
 # Denoising -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("no_label", [None, 5])
-def test_the_loss_is_that_of_the_plain_loop(no_label, generator):
-    """`train` draws an example, its time, its noise and its dropped label from one generator, in this order."""
+@pytest.mark.parametrize("nothing", [{}, {"y": torch.tensor(5)}])
+def test_the_loss_is_that_of_the_plain_loop(nothing, generator):
+    """`train` draws an example, its time, its noise and what is dropped from one generator, in this order."""
     x, y = images(16, generator), torch.randint(5, (16,), generator=generator)
 
     class Same:
-        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            return x, y
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+            return x, {"y": y}
 
-    share = 0.0 if no_label is None else 0.5
-    config = TrainConfig(steps=1, batch_size=16, precision="fp32", label_dropout=share, seed=7)
-    plain = train(Affine(), Same(), SCHEDULE, config, no_label).losses[0]
-    objective = Denoising(SCHEDULE, no_label=no_label, label_dropout=share)
-    loss = objective.loss(Affine(), objective.draw(x, y, seeded(7)))
+    share = 0.5 if nothing else 0.0
+    config = TrainConfig(steps=1, batch_size=16, precision="fp32", condition_dropout=share, seed=7)
+    plain = train(Affine(), Same(), SCHEDULE, config, nothing).losses[0]
+    objective = Denoising(SCHEDULE, nothing=nothing, dropout=share)
+    loss = objective.loss(Affine(), objective.draw(x, {"y": y}, seeded(7)))
     assert loss.shape == (16,)
     assert torch.equal(loss.mean().detach(), plain)
 
@@ -59,7 +60,7 @@ def test_the_loss_is_that_of_the_plain_loop(no_label, generator):
 def test_schedule_prediction_weight_and_times_are_the_ones_asked_for(generator):
     x, network = images(32, generator), Affine()
     objective = Denoising(SCHEDULE, "eps", min_snr(), losses.draw_logit_normal_times)
-    batch = objective.draw(x, None, seeded())
+    batch = objective.draw(x, {}, seeded())
     again = seeded()
     t = losses.draw_logit_normal_times(SCHEDULE, 32, again)
     eps = torch.randn(x.shape, generator=again)
@@ -71,26 +72,21 @@ def test_schedule_prediction_weight_and_times_are_the_ones_asked_for(generator):
 
 def test_a_batch_can_be_cut(generator):
     """All that is random is in the batch: the losses of its parts are the parts of its losses."""
-    objective = Denoising(SCHEDULE, no_label=5, label_dropout=0.3)
-    batch = objective.draw(images(12, generator), torch.randint(5, (12,), generator=generator), generator)
+    objective = Denoising(SCHEDULE, nothing={"y": torch.tensor(5)}, dropout=0.3)
+    conditions = {"y": torch.randint(5, (12,), generator=generator)}
+    batch = objective.draw(images(12, generator), conditions, generator)
     assert {name: len(values) for name, values in batch.items()} == dict.fromkeys(("x0", "t", "eps", "y"), 12)
     whole = objective.loss(Affine(), batch)
     parts = [objective.loss(Affine(), {k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4, 8)]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
-def test_without_a_no_label_a_network_is_told_none(generator):
-    batch = Denoising(SCHEDULE).draw(images(4, generator), torch.arange(4), generator)
-    assert "y" not in batch
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
-def test_the_share_of_dropped_labels(share, generator):
-    n = 10_000
-    y = drop_labels(torch.arange(n) % 5, 5, share, generator)
-    dropped = y == 5
-    assert torch.equal(y[~dropped], (torch.arange(n) % 5)[~dropped])
-    assert dropped.float().mean().item() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n))
+def test_a_network_is_told_what_is_asked_for_and_all_of_it_where_nothing_is(generator):
+    x, conditions = images(4, generator), {"y": torch.arange(4), "context": torch.zeros(4, 2, 3)}
+    names = ("x0", "t", "eps")
+    assert set(Denoising(SCHEDULE).draw(x, conditions, generator)) == {*names, "y", "context"}
+    assert set(Denoising(SCHEDULE, told=("y",)).draw(x, conditions, generator)) == {*names, "y"}
+    assert set(Denoising(SCHEDULE, told=()).draw(x, conditions, generator)) == set(names)
 
 
 # Classification ------------------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def test_the_loss_is_cross_entropy_with_smoothed_labels(generator):
 
 def test_jitter_zero_leaves_images_as_they_are(generator):
     x, y = images(3, generator), torch.arange(3)
-    batch = Classification(jitter=0.0).draw(x, y, generator)
+    batch = Classification(jitter=0.0).draw(x, {"y": y}, generator)
     assert batch["x0"] is x
     assert batch["y"] is y
     # The interpolation, too, is then none: float32 places a pixel of 8 to within 1e-6 of a pixel.
@@ -119,7 +115,7 @@ def test_jitter_zero_leaves_images_as_they_are(generator):
 def test_each_image_moves_its_own_way_within_the_range_and_follows_the_generator(generator):
     x = -torch.ones(200, 1, 28, 28)
     x[:, :, 13:15, 13:15] = 1
-    moved = Classification().draw(x, torch.zeros(200, dtype=torch.int64), seeded())["x0"]
+    moved = Classification().draw(x, {"y": torch.zeros(200, dtype=torch.int64)}, seeded())["x0"]
     assert torch.equal(moved, move(x, 1.0, seeded()))
     assert not torch.equal(moved, move(x, 1.0, seeded(6)))
     assert float(moved.min()) >= -1.0001
@@ -162,4 +158,4 @@ def test_a_quarter_turn_and_a_double_window(generator):
 
 def test_a_classifier_without_labels_is_refused(generator):
     with pytest.raises(ValueError, match="a classifier needs labels, and this data has none"):
-        Classification().draw(images(2, generator), None, generator)
+        Classification().draw(images(2, generator), {}, generator)

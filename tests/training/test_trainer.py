@@ -37,7 +37,7 @@ TINY = {
     "batch_size": 8,
     "steps": 12,
     "warmup": 3,
-    "label_dropout": 0.2,
+    "condition_dropout": 0.2,
     "precision": "fp32",
     "log_every": 2,
     "preview_every": 0,
@@ -53,7 +53,7 @@ def tiny(**changes: Any) -> RunConfig:
 def pictures() -> Images:
     """28 pictures, so that an epoch ends in the midst of a batch of 8."""
     x = 2 * torch.rand(28, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
-    return Images(x, torch.arange(28) % 3, "made up")
+    return Images(x, {"y": torch.arange(28) % 3}, "made up")
 
 
 def run(folder: Path, resume: bool = False, preview: Any = None, **changes: Any) -> nn.Module:
@@ -113,10 +113,9 @@ def test_it_is_the_loop_written_out_by_hand(decay, tmp_path):
             cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (step - 3) / 4))))
             rate = 1e-3 * (cosine if decay == "cosine" else 1.0)
         optimiser.param_groups[0]["lr"] = rate
-        assert data.y is not None
         index = batch_index(28, 8, step, config.seed)
         generator = torch.Generator().manual_seed(seed_of(config.seed, "batch", step))
-        batch = objective.draw(data.x[index], data.y[index], generator)
+        batch = objective.draw(*data.take(index), generator)
         torch.manual_seed(seed_of(config.seed, "dropout", step, 0))
         optimiser.zero_grad()
         objective.loss(network, batch).mean().backward()
@@ -206,10 +205,9 @@ def test_loss_by_time_is_that_of_the_losses(schedule, prediction, T, tmp_path):
     network = {**UNET, "dropout": 0.0}
     config = tiny(batch_size=64, steps=1, network=network, schedule=schedule, prediction=prediction, T=T, accumulate=2)
     trainer, data = Trainer(config, tmp_path, data=pictures()), pictures()
-    assert data.y is not None
     index = batch_index(28, 64, 0, config.seed)
     generator = torch.Generator().manual_seed(seed_of(config.seed, "batch", 0))
-    batch = trainer.objective.draw(data.x[index], data.y[index], generator)
+    batch = trainer.objective.draw(*data.take(index), generator)
     with torch.no_grad():
         loss = trainer.objective.loss(trainer.network, batch)
     trainer.run()
@@ -450,7 +448,7 @@ def test_steps_whose_gradient_overflows_are_left_out_and_only_they(tmp_path):
         optimiser.param_groups[0]["lr"] = 1e-3 * share
         index = batch_index(28, 8, step, 4)
         generator = torch.Generator().manual_seed(seed_of(4, "batch", step))
-        batch = objective.draw(data.x[index], data.y[index], generator)
+        batch = objective.draw(*data.take(index), generator)
         torch.manual_seed(seed_of(4, "dropout", step, 0))
         optimiser.zero_grad()
         objective.loss(network, batch).mean().backward()
@@ -665,9 +663,9 @@ def test_a_run_is_not_gone_on_with_on_other_images(what, whole, tmp_path):
     if what == "pixel":
         data.x[3, 0, 2, 2] *= -1
     elif what == "label":
-        data.y[3] = 0 if data.y[3] else 1
+        data.conditions["y"][3] = 0 if data.conditions["y"][3] else 1
     else:
-        data = Images(data.x[1:], data.y[1:], data.name)
+        data = Images(data.x[1:], {"y": data.conditions["y"][1:]}, data.name)
     with pytest.raises(CheckpointError, match=rf"belongs to a run with other images \(28 with .*now {len(data)} with"):
         Trainer(tiny(), whole, None, data).run(resume=True)
     assert outcome(whole) == before

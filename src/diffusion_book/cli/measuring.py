@@ -53,7 +53,7 @@ def measure(
     compared = _extractor(extractor, model, shape)
     notes = _notes(model, how)
     labels = [_labels(model, train, how.count, seed) for seed in range(how.seeds)]
-    if how.accuracy and labels[0] is not None and unseen.y is None:
+    if how.accuracy and labels[0] is not None and "y" not in unseen.conditions:
         raise ValueError(f"{unseen.name} has no labels to test classifiers on; give --no-accuracy")
     drawn = [
         drawing.batches(
@@ -132,7 +132,7 @@ def bits(
         generator, parts = torch.Generator().manual_seed(0), []
         # One call for each batch, since a denoiser holds the labels of the images that it is asked about.
         for index in tqdm(order[:count].split(at_once), desc=f"bits, {name}", disable=None) if count else ():
-            y = unseen.y[index].to(device) if labelled and unseen.y is not None else None
+            y = unseen.conditions["y"][index].to(device) if labelled and "y" in unseen.conditions else None
             parts.append(measure(model, y, unseen.x[index].to(device), generator))
         if parts:
             of_all = Bits.of(torch.cat([part.each.cpu() for part in parts]), parts[0].how)
@@ -313,10 +313,10 @@ def _where(model: zoo.Pretrained) -> str:
 
 
 def _labels(model: zoo.Pretrained, train: data.Images, count: int, seed: int) -> Tensor | None:
-    if not models.classes_of(model) or train.y is None:
+    if not models.classes_of(model) or "y" not in train.conditions:
         return None
     generator = torch.Generator().manual_seed(seed)
-    return train.y[torch.randint(len(train), (count,), generator=generator)]
+    return train.conditions["y"][torch.randint(len(train), (count,), generator=generator)]
 
 
 def real_images(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images, data.Images]:

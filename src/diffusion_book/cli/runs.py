@@ -71,7 +71,7 @@ def side_of(config: RunConfig, data: Images) -> int | None:
 
 
 def _summary(trainer: Trainer) -> str:
-    _, C, H, W = trainer.data.x.shape
+    C, H, W = trainer.data.shape
     network = trainer.accelerator.unwrap_model(trainer.network)
     weights = sum(parameter.numel() for parameter in network.parameters())
     processes = trainer.accelerator.num_processes

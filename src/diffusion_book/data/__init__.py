@@ -1,5 +1,6 @@
 """Data: two-dimensional toys that know their own density, and images scaled to [−1, 1]."""
 
+from diffusion_book.data.examples import Examples, Source
 from diffusion_book.data.images import DATASETS, Images, images_sha256, load
 from diffusion_book.data.sets import SetCard, describe
 from diffusion_book.data.splits import duplicates, nearest, split
@@ -13,9 +14,11 @@ from diffusion_book.data.toys import (
 
 __all__ = [
     "DATASETS",
+    "Examples",
     "GaussianMixture",
     "Images",
     "SetCard",
+    "Source",
     "checkerboard",
     "describe",
     "duplicates",

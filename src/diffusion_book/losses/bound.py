@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion_book._checks import check_batch
 from diffusion_book._random import Generators, randn_like
+from diffusion_book.conditions import Conditions
 from diffusion_book.denoise import WithVariance, run_network, x0_of
 from diffusion_book.losses.denoising import check_examples
 from diffusion_book.predictions import Prediction, target, to_x0
@@ -164,10 +165,9 @@ def hybrid_loss(
     t: Tensor,
     eps: Tensor,
     prediction: Prediction = "eps",
-    y: Tensor | None = None,
+    conditions: Conditions | None = None,
     vlb_weight: float = 0.001,
     levels: int | None = 256,
-    **conditions: Tensor | None,
 ) -> Tensor:
     """L_simple + vlb_weight · T · (the bound's term at t) for a learned variance.
 
@@ -184,7 +184,7 @@ def hybrid_loss(
     if not 0 <= vlb_weight < math.inf:
         raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")
     xt = add_noise(schedule, x0, t, eps)
-    output = run_network(network, prediction, schedule, xt, t, y=y, **conditions).to(x0)
+    output = run_network(network, prediction, schedule, xt, t, conditions).to(x0)
     wanted = (len(x0), 2 * x0.shape[1], *x0.shape[2:])
     if output.shape != wanted:
         raise ValueError(f"for a learned variance the network must return {wanted}, got {tuple(output.shape)}")

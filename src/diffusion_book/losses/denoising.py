@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_batch, positive
+from diffusion_book.conditions import Conditions
 from diffusion_book.denoise import run_network
 from diffusion_book.predictions import Prediction, coefficients, target
 from diffusion_book.process import add_noise
@@ -22,20 +23,19 @@ def simple_loss(
     t: Tensor,
     eps: Tensor,
     prediction: Prediction = "eps",
-    y: Tensor | None = None,
+    conditions: Conditions | None = None,
     weight: Weight | None = None,
-    **conditions: Tensor | None,
 ) -> Tensor:
     """The mean squared error of a prediction at one time each, L_simple where it is ε (Ho et al. 2020, equation 14).
 
     Chapter 4 derives it, chapter 6 trains with it.
 
     Args:
-        network: called as network(x_t, t), with the conditions by name.
+        network: called as network(x_t, t, **conditions).
         x0: [B, …] data. t: [B] noisy times. eps: [B, …] standard normal noise.
-        prediction: what the network outputs, and so what is compared. y: [B] class labels, or None.
+        prediction: what the network outputs, and so what is compared.
+        conditions: what the network is told besides, by its own names, such as {"y": y} with the classes y [B].
         weight: `min_snr`, `p2`, `vdm` or `edm`; None takes the error of the prediction as it is.
-        conditions: further inputs by the network's own names.
 
     Returns:
         [B] losses, averaged over each example's dimensions.
@@ -46,7 +46,7 @@ def simple_loss(
     """
     check_examples(x0, t)
     xt = add_noise(schedule, x0, t, eps)
-    output = run_network(network, prediction, schedule, xt, t, y=y, **conditions)
+    output = run_network(network, prediction, schedule, xt, t, conditions)
     if output.shape != x0.shape:
         raise ValueError(
             f"the network must return the shape of its input, {tuple(x0.shape)}, got {tuple(output.shape)}"

@@ -94,6 +94,8 @@ class ClassEmbedding(nn.Module):
             if not self.no_label:
                 raise ValueError(f"this network has no vector for a missing label; give y, labels in {self._range()}")
             return self.weight[self.classes].expand(batch, -1)
+        if not isinstance(y, Tensor):
+            raise ValueError(f"labels must be a tensor of integers in {self._range()}, got {y!r:.80}")
         if y.shape != (batch,):
             raise ValueError(f"y must hold one label for each of the {batch} examples, got shape {tuple(y.shape)}")
         if y.is_floating_point() or y.dtype == torch.bool:

@@ -15,11 +15,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from diffusion_book._checks import at_least
 from diffusion_book._names import unknown
-from diffusion_book.data import Images, load
+from diffusion_book.data import Examples, Images, load
 from diffusion_book.losses import (
     Weight,
     draw_logit_normal_times,
@@ -132,12 +133,17 @@ class RunConfig(TrainConfig):
         return values
 
 
-def build_network(config: RunConfig, data: Images) -> nn.Module:
-    """The network that a configuration names, with fresh weights; the data gives channels and classes left unsaid."""
+def build_network(config: RunConfig, data: Examples) -> nn.Module:
+    """The network that a configuration names, with fresh weights; the data gives channels and classes left unsaid.
+
+    Raises:
+        ValueError: the network has fewer classes than the data, or classes of which the data has no labels.
+    """
     described = dict(config.network)
-    described.setdefault("image_channels", data.x.shape[1])
-    if data.y is not None:
-        described.setdefault("classes", int(data.y.max()) + 1)
+    described.setdefault("image_channels", data.shape[0])
+    if data.classes:
+        described.setdefault("classes", data.classes)
+    _check_classes(config, described.get("classes", 0), data.classes)
     return build(described)
 
 
@@ -150,15 +156,35 @@ def build_objective(config: RunConfig, network: nn.Module) -> Objective:
     """What the configuration minimises."""
     if not config.denoises:
         return Classification(config.jitter)
-    classes: int = network.config.classes  # type: ignore[union-attr, assignment]
+    described: Any = network.config
     return Denoising(
         build_schedule(config),
         config.prediction,
         WEIGHTS[config.weight],
         TIMES[config.times],
-        no_label=classes or None,
-        label_dropout=config.label_dropout if classes else 0.0,
+        told=("y",) if described.classes else (),
+        nothing={"y": torch.tensor(described.classes)} if described.classes and described.no_label else {},
+        dropout=config.condition_dropout,
     )
+
+
+def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
+    """`classes` of the network beside those of the data: with fewer, a label would be taken for "no label"."""
+    if classes and not labels and config.denoises:
+        raise ValueError(
+            f"{config.data} has no labels, so the network would learn nothing of its {classes} classes: leave "
+            "network.classes out, or set it to 0"
+        )
+    if labels > classes and (classes or not config.denoises):
+        raise ValueError(
+            f"network.classes = {classes} is too few for the labels 0 … {labels - 1} of {config.data}: leave it out, "
+            + ("or set it to 0 to train without labels" if config.denoises else f"or set it to {labels}")
+        )
+    if classes and config.condition_dropout and not config.network.get("no_label", True):
+        raise ValueError(
+            "condition_dropout needs a network that can be told nothing: leave network.no_label = false out, or set "
+            "condition_dropout = 0"
+        )
 
 
 def build_data(config: RunConfig) -> Images:

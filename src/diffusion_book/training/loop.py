@@ -4,28 +4,21 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_book._checks import at_least
+from diffusion_book.conditions import Conditions, checked, drop
+from diffusion_book.data import Source
 from diffusion_book.losses import draw_times, simple_loss
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA, check_decay
-from diffusion_book.training.objective import drop_labels
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-class Source(Protocol):
-    """Anything that hands out training batches, such as `data.Images`."""
-
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """`size` examples and their labels, or None."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class TrainConfig:
         grad_clip: the gradient's norm is cut to this.
         prediction: what the network learns to output.
         ema_decay: of the averaged weights.
-        label_dropout: the share of labels replaced by "no label", for classifier-free guidance.
+        condition_dropout: the share of examples of which the network is told nothing, for classifier-free guidance.
         precision: "bf16" computes the network in bfloat16 and keeps weights in float32; "fp16" does so in float16,
             on CUDA alone, and scales the loss so that small gradients are not lost. "auto" is the first of "bf16" and
             "fp16" that the machine has units for (see `resolve`), or "fp32".
@@ -54,7 +47,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     prediction: Prediction = "v"
     ema_decay: float = 0.999
-    label_dropout: float = 0.0
+    condition_dropout: float = 0.0
     precision: Precision = "auto"
     seed: int = 0
 
@@ -69,8 +62,8 @@ class TrainConfig:
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
         check_prediction(self.prediction)
         check_decay(self.ema_decay)
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is a share in [0, 1], got {self.label_dropout}")
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout is a share in [0, 1], got {self.condition_dropout}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', got {self.precision!r}")
 
@@ -89,23 +82,28 @@ def train(
     data: Source,
     schedule: Schedule,
     config: TrainConfig,
-    no_label: int | None = None,
+    nothing: Conditions | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainResult:
     """Minimise L_simple (Ho et al. 2020, algorithm 1). Chapter 6 builds this loop line by line.
 
     Args:
-        network: called as network(x_t, t) or, where data has labels and no_label is given, network(x_t, t, y=y).
+        network: called as network(x_t, t, **conditions), with all that the data's batches have.
         data: hands out batches.
-        no_label: the label that means "none"; None trains without labels.
+        nothing: what an example is told in the place of its condition where that is dropped, by name:
+            {"y": torch.tensor(10)} for ten classes.
         on_step: told of every step and its loss.
 
     Raises:
-        ValueError: labels are to be dropped, but no_label is not given; or precision is "fp16" without CUDA.
+        ValueError: the data hands out no batches; conditions are to be dropped, and nothing is said to stand in their
+            place, or a label of the data is; or precision is "fp16" without CUDA.
         FloatingPointError: the loss became NaN or infinite; the message names the step.
     """
-    if config.label_dropout > 0 and no_label is None:
-        raise ValueError("label_dropout needs no_label, the label that means none; without it no labels are used")
+    _check_data(data)
+    if config.condition_dropout > 0 and not nothing:
+        raise ValueError(
+            'condition_dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)} for ten classes'
+        )
     device = next(network.parameters()).device
     precision = resolve(config.precision, device)
     generator = torch.Generator().manual_seed(config.seed)
@@ -118,15 +116,15 @@ def train(
     losses = torch.empty(config.steps)
     network.train()
     for step in tqdm(range(config.steps), desc="training", mininterval=1):
-        x0, y = data.batch(config.batch_size, generator)
+        x0, conditions = data.batch(config.batch_size, generator)
         t = draw_times(schedule, len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator)
-        y = None if y is None or no_label is None else drop_labels(y, no_label, config.label_dropout, generator)
+        conditions = drop(checked(conditions), nothing or {}, config.condition_dropout, generator)
         x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
-        y = None if y is None else y.to(device)
+        conditions = {name: values.to(device) for name, values in conditions.items()}
 
         with autocast(precision, device):
-            loss = simple_loss(network, schedule, x0, t, eps, config.prediction, y).mean()
+            loss = simple_loss(network, schedule, x0, t, eps, config.prediction, conditions).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
@@ -144,6 +142,14 @@ def train(
             on_step(step, float(losses[step]))
     network.eval()
     return TrainResult(ema.network, network, losses)
+
+
+def _check_data(data: Source) -> None:
+    if not hasattr(data, "batch"):
+        raise ValueError(
+            f"data must hand out batches, as data.Images and data.GaussianMixture do, got {type(data).__name__}; "
+            'pictures [N, C, H, W] in [−1, 1] are data.Images(x, {}, "mine")'
+        )
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

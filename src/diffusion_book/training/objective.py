@@ -1,17 +1,18 @@
 """What a run trains for: denoising, or naming the class. Everything random is drawn before the network runs.
 
-An objective's `draw` makes a whole batch, its times, noise and dropped labels included, from one generator; `loss`
+An objective's `draw` makes a whole batch, its times, noise and dropped conditions included, from one generator; `loss`
 is then free of chance. So a batch can be cut between processes, or taken again after a crash, and stay the same.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_book.conditions import Conditions, drop
 from diffusion_book.losses import Weight, draw_times, simple_loss
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
@@ -22,7 +23,7 @@ Batch = dict[str, Tensor]
 class Objective(Protocol):
     """What `Trainer` minimises."""
 
-    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
+    def draw(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
         """All that the loss needs, for each example: tensors [B, …]. Times, if there are any, are named "t"."""
         ...
 
@@ -38,29 +39,30 @@ class Denoising:
     Attributes:
         schedule, prediction, weight: see `losses.simple_loss`.
         draw_times: a function of (schedule, batch size, generator), such as `losses.draw_sigma_times`.
-        no_label: the label that means "none"; None trains without labels.
-        label_dropout: the share of labels that become `no_label`.
+        told: the conditions that the network is told, by name; None for all that the data has.
+        nothing: what is told in the place of one that is dropped. dropout: of which share of the examples.
     """
 
     schedule: Schedule
     prediction: Prediction = "v"
     weight: Weight | None = None
     draw_times: Callable[[Schedule, int, torch.Generator], Tensor] = draw_times
-    no_label: int | None = None
-    label_dropout: float = 0.0
+    told: Collection[str] | None = None
+    nothing: Conditions = field(default_factory=dict)
+    dropout: float = 0.0
 
-    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
-        """x0, noisy times, noise and, where there are labels, labels of which some are dropped."""
+    def draw(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
+        """x0, noisy times, noise, and the conditions by their names, of which some are dropped."""
         t = self.draw_times(self.schedule, len(x0), generator)
         batch = {"x0": x0, "t": t, "eps": torch.randn(x0.shape, generator=generator)}
-        if y is not None and self.no_label is not None:
-            batch["y"] = drop_labels(y, self.no_label, self.label_dropout, generator)
-        return batch
+        told = {name: values for name, values in conditions.items() if self.told is None or name in self.told}
+        return {**batch, **drop(told, self.nothing, self.dropout, generator)}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] `simple_loss`."""
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
-        return simple_loss(network, self.schedule, x0, t, eps, self.prediction, batch.get("y"), self.weight)
+        conditions = {name: values for name, values in batch.items() if name not in ("x0", "t", "eps")}
+        return simple_loss(network, self.schedule, x0, t, eps, self.prediction, conditions, self.weight)
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,15 @@ class Classification:
     jitter: float = 1.0
     smoothing: float = 0.05
 
-    def draw(self, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Batch:
+    def draw(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
         """x0, moved, and labels."""
-        if y is None:
+        if "y" not in conditions:
             raise ValueError("a classifier needs labels, and this data has none")
-        return {"x0": move(x0, self.jitter, generator) if self.jitter else x0, "y": y}
+        return {"x0": move(x0, self.jitter, generator) if self.jitter else x0, "y": conditions["y"]}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] nats."""
         return F.cross_entropy(network(batch["x0"]), batch["y"], reduction="none", label_smoothing=self.smoothing)
-
-
-def drop_labels(y: Tensor, no_label: int, share: float, generator: torch.Generator) -> Tensor:
-    """Replace a random share of the labels by the one that means "none" (Ho and Salimans 2021, algorithm 1)."""
-    drop = torch.rand(y.shape, generator=generator) < share
-    return torch.where(drop, torch.full_like(y, no_label), y)
 
 
 def move(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:

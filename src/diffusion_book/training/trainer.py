@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_book._files import write_whole
-from diffusion_book.data import Images, images_sha256
+from diffusion_book.data import Examples
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
@@ -58,7 +58,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, folder: Path | str, preview: Preview | None = None, data: Images | None = None
+        self, config: RunConfig, folder: Path | str, preview: Preview | None = None, data: Examples | None = None
     ) -> None:
         from accelerate import Accelerator  # takes seconds to import
 
@@ -75,7 +75,7 @@ class Trainer:
                 f"batch_size = {config.batch_size} cannot be cut into {parts} equal parts "
                 f"({self.accelerator.num_processes} processes × accumulate = {config.accumulate})"
             )
-        self.data = build_data(config) if data is None else data
+        self.data: Examples = build_data(config) if data is None else data
         with self._own_randomness():
             torch.manual_seed(seed_of(config.seed, "weights"))
             network = build_network(config, self.data)
@@ -151,8 +151,7 @@ class Trainer:
         """The whole batch of this step, the same on every process."""
         index = batch_index(len(self.data), self.config.batch_size, self.step, self.config.seed)
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, "batch", self.step))
-        y = None if self.data.y is None else self.data.y[index]
-        return self.objective.draw(self.data.x[index], y, generator)
+        return self.objective.draw(*self.data.take(index), generator)
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """This process's part of a batch, in `accumulate` pieces, where the network is; times stay on the CPU."""
@@ -317,13 +316,11 @@ class Trainer:
 
     @functools.cached_property
     def _origin(self) -> dict[str, str]:
-        """All that decides the weights of a step: the configuration, and the images with their labels."""
+        """All that decides the weights of a step: the configuration, and the images with their conditions."""
         config = {name: value for name, value in self.config.to_dict().items() if name not in HARMLESS}
-        y = b"" if self.data.y is None else self.data.y.numpy().tobytes()
-        pixels = images_sha256(self.data.x).encode()
         return {
             "configuration": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-            "images": f"{len(self.data)} with SHA-256 {hashlib.sha256(pixels + y).hexdigest()}",
+            "images": f"{len(self.data)} with SHA-256 {self.data.sha256}",
         }
 
     def _load(self, path: Path) -> None:

@@ -67,10 +67,10 @@ class Pretrained:
         if y is None:
             return from_network(self.network, schedule, prediction, x0_max=x0_max)
         if w == 1:
-            return from_network(self.network, schedule, prediction, x0_max=x0_max, y=y)
+            return from_network(self.network, schedule, prediction, {"y": y}, x0_max)
         config: Any = self.network.config
         if not (config.classes and config.no_label):
-            raise ValueError("guidance needs a network that was also trained without labels (label_dropout)")
+            raise ValueError("guidance needs a network that was also trained without labels (condition_dropout)")
         no_label = torch.full_like(y, config.classes)
         guided = classifier_free_batched(self.network, schedule, prediction, {"y": y}, {"y": no_label}, w)
         return guided if x0_max is None else threshold(guided, x0_max)
