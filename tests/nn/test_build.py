@@ -31,6 +31,13 @@ def test_a_named_size_is_that_size_with_changes():
     assert build({"kind": "unet", "size": "tiny", "classes": 10}).config == UNetConfig.named("tiny", classes=10)
 
 
+def test_a_description_from_before_mixers_and_pooled_texts_is_of_the_same_network():
+    """The headers of the zoo's files name every field that there was, and not these two."""
+    was = {name: value for name, value in describe(build(UNET)).items() if name not in ("mixer", "pooled_dim")}
+    assert build(was).config == build(UNET).config
+    assert (build(was).config.mixer, build(was).config.pooled_dim) == ("attention", 0)
+
+
 def test_configure_builds_no_weights():
     before = torch.get_rng_state()
     network, config = configure(UNET)

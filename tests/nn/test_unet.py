@@ -3,12 +3,17 @@
 import copy
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
+from diffusers.models.embeddings import TimestepEmbedding
+from torch import nn
 from torch.nn import functional as F
 
 from diffusion_book.nn import SIZES, UNet, UNetConfig
+from diffusion_book.nn.unet import MIXERS
+from diffusion_book.nn.unet_config import Mixer
 
 TINY = SIZES["tiny"]
 T4 = torch.tensor([1, 250, 700, 1000])
@@ -32,6 +37,7 @@ CONFIGS = {
     ),
     "middle-only": replace(TINY, attention_levels=(), middle_attention=True, pad_end=True, norm_eps=1e-3),
     "text": replace(TINY, context_dim=6, channel_mults=(1, 2, 2)),
+    "pooled": replace(TINY, pooled_dim=5, classes=10),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -54,11 +60,12 @@ def test_after_one_step_from_zero_every_parameter_gets_a_gradient(config, genera
     x = images(config, generator)
     y = torch.tensor([0, 1, 9, 10]) if config.classes else None
     context = torch.randn(4, 3, config.context_dim, generator=generator) if config.context_dim else None
+    pooled = torch.randn(4, config.pooled_dim, generator=generator) if config.pooled_dim else None
     optimiser = torch.optim.SGD(network.parameters(), 0.1)
     # The zero layers shut the branches behind them: the head opens at the first step, the branches at the second.
     for step in range(3):
         optimiser.zero_grad()
-        (network(x, T4, y, context) - x).square().mean().backward()
+        (network(x, T4, y, context, pooled=pooled) - x).square().mean().backward()
         if step < 2:
             optimiser.step()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -135,6 +142,70 @@ def test_the_text_matters_token_by_token(generator, randomised):
     assert not torch.allclose(out[:3], network(x, T4)[:3])
     # Every place with attention reads it: one on the way down, the middle, two on the way up, on two levels of three.
     assert sum(name.endswith("cross.kv.weight") for name in network.state_dict()) == 1 + 1 + 2
+
+
+def test_the_pooled_text_is_added_to_the_embedding_of_the_time(generator, randomised):
+    """By two layers, as in SDXL: `diffusers` calls them add_embedding."""
+    network = randomised(UNet(CONFIGS["pooled"]))
+    pooled, y = torch.randn(4, 5, generator=generator), torch.tensor([0, 1, 9, 10])
+    theirs = TimestepEmbedding(5, 64)
+    for layer, ours in ((theirs.linear_1, network.embed_pooled[0]), (theirs.linear_2, network.embed_pooled[2])):
+        layer.load_state_dict(ours.state_dict())
+    expected = F.silu(network.embed_time(T4) + network.embed_class(y, 4) + theirs(pooled))
+    torch.testing.assert_close(network.embed(T4, y, pooled), expected)
+
+
+def test_a_pooled_text_matters_and_none_is_a_vector_of_zeros(generator, randomised):
+    network, x = randomised(UNet(CONFIGS["pooled"])), images(TINY, generator)
+    out = network(x, T4, pooled=torch.randn(4, 5, generator=generator))
+    none = network(x, T4)
+    assert not torch.allclose(out, none)
+    assert torch.equal(network(x, T4, pooled=torch.zeros(4, 5)), none)
+
+
+@every_config
+def test_the_four_parts_can_be_called_one_by_one(config, generator, randomised):
+    """A network beside it may add to the shortcuts: what it adds arrives, and nothing added is the network itself."""
+    network, x = randomised(UNet(config)), images(config, generator)
+    context = torch.randn(4, 3, config.context_dim, generator=generator) if config.context_dim else None
+    mask = None if context is None else torch.tensor([[True, True, False]] * 4)
+
+    def controlled(strength: float) -> torch.Tensor:
+        embedding = network.embed(T4)
+        rungs = network.descend(network.stem(x), embedding, context, mask)
+        assert len(rungs) == len(config.channel_mults) * (config.blocks + 1)
+        h = network.turn(rungs[-1], embedding, context, mask)
+        return network.ascend(h, [h + strength * torch.ones_like(h) for h in rungs], embedding, context, mask)
+
+    assert torch.equal(controlled(0.0), network(x, T4, None, context, mask))
+    assert not torch.allclose(controlled(1.0), controlled(0.0))
+
+
+def test_a_stage_takes_its_mixer_from_the_table(generator, monkeypatch):
+    """Its layers come behind the block where there is to be attention, under their names, and hear of the text."""
+    heard = []
+
+    class Echo(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+        def forward(self, h: torch.Tensor, context: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            heard.append((context, mask))
+            return self.gain * h
+
+    monkeypatch.setitem(MIXERS, "attention", lambda channels, config, norm: {"echo": Echo(channels)})
+    network = UNet(replace(TINY, context_dim=6))
+    found = [name.removesuffix(".echo.gain") for name in network.state_dict() if name.endswith("gain")]
+    assert found == ["down.1.0", "middle.0", "up.0.0", "up.0.1"]
+    context, mask = torch.randn(4, 3, 6, generator=generator), torch.ones(4, 3, dtype=torch.bool)
+    network(images(TINY, generator), T4, None, context, mask)
+    assert len(heard) == 4
+    assert all(told[0] is context and told[1] is mask for told in heard)
+
+
+def test_every_mixer_that_a_configuration_may_name_is_in_the_table():
+    assert set(MIXERS) == set(get_args(Mixer))
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -241,7 +312,7 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
         ),
         *(
             ({name: value}, f"^{name} must be a whole number of at least 0, got {value}$")
-            for name in ("classes", "context_dim", "frequency_shift")
+            for name in ("classes", "context_dim", "pooled_dim", "frequency_shift")
             for value in (-1, 1.5)
         ),
         ({"channel_mults": ()}, r"needs at least one level, such as \(1, 2, 2\), got \(\)"),
@@ -267,6 +338,7 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
         ({"channel_mults": (1, 0)}, "a whole number of features, got 16 × 0 = 0"),
         ({"context_dim": 4, "attention_levels": ()}, "context_dim needs attention somewhere"),
         ({"context_dim": 4, "middle_attention": False, "attention_levels": ()}, "context_dim needs attention"),
+        ({"mixer": "attentio"}, r"unknown mixer 'attentio' \(did you mean 'attention'\?\); choose one of attention"),
         ({"conditioning": "film"}, "conditioning must be 'scale_shift' or 'add', got 'film'"),
         ({"resample": "pool"}, "resample must be 'conv' or 'block', got 'pool'"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
@@ -342,6 +414,22 @@ def test_a_network_without_the_no_label_wants_labels(generator, randomised):
 def test_a_text_that_does_not_fit_is_refused(config, context, mask, message):
     with pytest.raises(ValueError, match=message):
         UNet(config)(torch.zeros(2, 1, 8, 8), T4[:2], context=context, context_mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("config", "pooled", "message"),
+    [
+        (TINY, torch.zeros(2, 5), r"takes no vector of a text \(pooled_dim=0\), so it takes no pooled"),
+        (CONFIGS["pooled"], torch.zeros(2, 4), r"expected pooled \[2, 5\], got shape \(2, 4\)"),
+        (CONFIGS["pooled"], torch.zeros(5), r"expected pooled \[2, 5\], got shape \(5,\)"),
+        (CONFIGS["pooled"], torch.zeros(1, 5), r"expected pooled \[2, 5\], got shape \(1, 5\)"),
+        (CONFIGS["pooled"], torch.zeros(2, 5).long(), "pooled must be floating point, got torch.int64"),
+        (CONFIGS["pooled"], [0.0] * 5, r"pooled must be a tensor \[B, …\], got list"),
+    ],
+)
+def test_a_pooled_text_that_does_not_fit_is_refused(config, pooled, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(config)(torch.zeros(2, 1, 8, 8), T4[:2], pooled=pooled)
 
 
 def test_labels_without_classes_are_refused():

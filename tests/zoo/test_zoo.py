@@ -3,11 +3,15 @@
 import hashlib
 import json
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from diffusion_book import evaluation, nn, samplers, schedules, zoo
+from diffusion_book.data import Images
+from diffusion_book.nn.build import KINDS
+from diffusion_book.training import RunConfig, Trainer
 
 
 @pytest.fixture
@@ -71,6 +75,38 @@ def test_guidance_asks_for_what_it_needs(saved):
     saved.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match="also trained without labels"):
         zoo.load_file(saved).denoiser(torch.zeros(2, dtype=torch.int64), w=2)
+
+
+def test_a_network_is_added_by_its_file_and_one_line(tmp_path, monkeypatch):
+    """What the table of kinds knows can be named in a configuration, trained, saved, read again and drawn with."""
+
+    @dataclass(frozen=True)
+    class PixelwiseConfig:
+        image_channels: int = 1
+        classes: int = 0
+
+    class Pixelwise(torch.nn.Conv2d):
+        def __init__(self, config: PixelwiseConfig) -> None:
+            super().__init__(config.image_channels, config.image_channels, 1)
+            self.config = config
+
+        def forward(self, x, t, y=None):
+            return super().forward(x)
+
+    monkeypatch.setitem(KINDS, "pixelwise", (Pixelwise, PixelwiseConfig))
+    generator = torch.Generator().manual_seed(0)
+    data = Images(2 * torch.rand(8, 1, 4, 4, generator=generator) - 1, torch.arange(8) % 3, "noise")
+    config = RunConfig(network={"kind": "pixelwise"}, steps=2, batch_size=4, schedule="linear", T=20, precision="fp32")
+    network = Trainer(config, tmp_path / "run", data=data).run()
+    assert network.config == PixelwiseConfig(1, 3)
+    zoo.save(tmp_path / "it.safetensors", network, "linear", 20, "v")
+    found = zoo.load_file(tmp_path / "it.safetensors")
+    assert isinstance(found.network, Pixelwise)
+    x_T = samplers.start_noise((2, 1, 4, 4), generator)
+    assert (
+        samplers.ddim(found.denoiser(), found.schedule, x_T, samplers.uniform_times(found.schedule, 4)).shape
+        == x_T.shape
+    )
 
 
 def test_a_changed_byte_is_noticed(saved):

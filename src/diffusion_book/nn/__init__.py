@@ -5,7 +5,8 @@ from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
 from diffusion_book.nn.embedding import timestep_embedding
 from diffusion_book.nn.mlp import MLP
-from diffusion_book.nn.unet import SIZES, UNet, UNetConfig
+from diffusion_book.nn.unet import UNet
+from diffusion_book.nn.unet_config import SIZES, UNetConfig
 
 __all__ = [
     "DIT_SIZES",

@@ -24,7 +24,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *text: Tensor | None) -> Tensor:
+        """x, and perhaps a text as `CrossAttention` takes it, which is not looked at."""
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).reshape(B, 3, self.heads, C // self.heads, H * W)
         q, k, v = qkv.mT.contiguous().unbind(1)  # each [B, heads, H·W, C/heads]

@@ -12,21 +12,27 @@ from torch import nn
 from diffusion_book._names import unknown
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
-from diffusion_book.nn.unet import UNet, UNetConfig
+from diffusion_book.nn.unet import UNet
+from diffusion_book.nn.unet_config import UNetConfig
 
 KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNet, UNetConfig),
     "dit": (DiT, DiTConfig),
     "classifier": (Classifier, ClassifierConfig),
 }
+"""What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
+
+A new network is its own file and a line here. Training fills in `image_channels` and `classes` from the data; sizes
+with names are a class method `named`.
+"""
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
     """The network that a description names, with fresh weights.
 
     Args:
-        description: "kind" ("unet", "dit" or "classifier"); "size", where that kind has named sizes; and any fields of
-            its configuration: {"kind": "unet", "size": "digits", "channels": 64}.
+        description: "kind" (one of `KINDS`); "size", where that kind has named sizes; and any fields of its
+            configuration: {"kind": "unet", "size": "digits", "channels": 64}.
 
     Raises:
         ValueError: an unknown kind; a field that this kind does not have, with the nearest one; or a value that does

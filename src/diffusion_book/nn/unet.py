@@ -4,191 +4,71 @@ Chapter 5 derives each part; chapter 6 uses the small one; chapter 9 gives it a 
 times [B], labels [B], tokens of a text [B, L, D].
 """
 
-import math
-from dataclasses import dataclass, replace
-from numbers import Integral
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_book._checks import at_least, check_floating, check_time_of_each
-from diffusion_book._names import unknown
+from diffusion_book._checks import check_floating, check_time_of_each
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
-from diffusion_book.nn.blocks import Conditioning, Downsample, ResBlock, Upsample, silu, zero_init
+from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
+from diffusion_book.nn.unet_config import Mixer, UNetConfig
 
 
-@dataclass(frozen=True)
-class UNetConfig:
-    """What a U-Net is made of (Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3). Chapter 5.
+def attention(channels: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
+    """Positions look at each other and, where there is one, at the text: what Ho et al. and Rombach et al. mix with.
 
-    Attributes:
-        image_channels: 1 for digits, 3 for colour.
-        channels: features at the highest resolution; even, for the sines and cosines of the time.
-        channel_mults: features of each level, as multiples of `channels`, whole or not (1.5) as long as the features
-            are whole; each level halves the resolution of the last.
-        blocks: residual blocks at each level on the way down; the way up has one more.
-        attention_levels: levels (0 is the highest resolution) that end their blocks with attention.
-        middle_attention: whether the middle has attention; None is yes where any level has it.
-        head_channels: features of one attention head; None is one head of all features.
-        patch: the stem turns patch × patch pixels into one position; 2 is four times cheaper than 1.
-        groups: groups of each GroupNorm; must divide every level's features.
-        classes: number of classes, or 0 for none.
-        no_label: with classes, whether label `classes` (or leaving y out) means "no label", as guidance needs.
-        context_dim: features of a token of text, or 0 for none; wherever there is attention, the picture then looks
-            at the text too.
-        learned_variance: the output has 2C channels, the prediction and then v, which interpolates the logarithm of
-            the variance between its bounds (Nichol and Dhariwal 2021, section 3.1).
-        dropout: inside the residual blocks, in [0, 1).
-        checkpoint: keep no activations inside the stages and compute them again for the gradient: about a third
-            slower, and far less memory (Chen et al. 2016).
+    Args:
+        norm: whether the first layer begins with a GroupNorm.
+    """
+    heads, groups, eps = config.head_channels, config.groups, config.norm_eps
+    layers: dict[str, nn.Module] = {"attention": SelfAttention(channels, heads, groups if norm else None, eps)}
+    if config.context_dim:
+        layers["cross"] = CrossAttention(channels, config.context_dim, heads, groups, eps)
+    return layers
 
-    The rest are choices that others made otherwise, so that their weights fit (`interop.diffusers`). Start without.
 
-    Attributes:
-        conditioning: how the embedding enters a block, "scale_shift" or "add"; see `ResBlock`.
-        resample: between levels, "conv" or a residual "block" that pools or repeats pixels.
-        pad_end: of the strided convolutions; see `Downsample`.
-        middle_attention_norm: whether the middle's self-attention begins with a GroupNorm.
-        norm_eps: of every GroupNorm.
-        time_origin, frequency_shift, sines_first: of the sinusoids of the time; see `TimeEmbedding`.
+MIXERS: dict[Mixer, Callable[[int, UNetConfig, bool], dict[str, nn.Module]]] = {"attention": attention}
+"""What `UNetConfig.mixer` may be: functions like `attention`, that make the layers which follow a residual block.
+
+They run in their order, each called as layer(h, context, mask), and files of weights know them by their names.
+"""
+
+
+class Stage(nn.ModuleDict):
+    """A residual block; then, where the level mixes, its mixer. [B, channels_in, H, W] → [B, channels, H, W].
+
+    Args:
+        channels_in, channels: features in and out.
+        embedding: features of what `UNet.embed` says.
+        mixes: whether there is a mixer. norm: whether that begins with a GroupNorm.
     """
 
-    image_channels: int = 1
-    channels: int = 32
-    channel_mults: tuple[float, ...] = (1, 2, 2)
-    blocks: int = 1
-    attention_levels: tuple[int, ...] = (2,)
-    middle_attention: bool | None = None
-    head_channels: int | None = 32
-    patch: int = 1
-    groups: int = 8
-    classes: int = 0
-    no_label: bool = True
-    context_dim: int = 0
-    learned_variance: bool = False
-    dropout: float = 0.0
-    checkpoint: bool = False
-    conditioning: Conditioning = "scale_shift"
-    resample: Literal["conv", "block"] = "conv"
-    pad_end: bool = False
-    middle_attention_norm: bool = True
-    norm_eps: float = 1e-5
-    time_origin: int = 0
-    frequency_shift: int = 0
-    sines_first: bool = False
-
-    def __post_init__(self) -> None:
-        at_least(1, image_channels=self.image_channels, channels=self.channels, blocks=self.blocks, patch=self.patch)
-        at_least(1, groups=self.groups)
-        if self.head_channels is not None:
-            at_least(1, head_channels=self.head_channels)
-        at_least(0, classes=self.classes, context_dim=self.context_dim, frequency_shift=self.frequency_shift)
-        if not isinstance(self.channel_mults, tuple | list) or not self.channel_mults:
-            raise ValueError(f"channel_mults needs at least one level, such as (1, 2, 2), got {self.channel_mults!r}")
-        if not all(math.isfinite(mult) for mult in self.channel_mults):
-            raise ValueError(f"channel_mults must be finite numbers, such as (1, 2, 2), got {self.channel_mults!r}")
-        if self.channels % 2:
-            raise ValueError(f"channels must be even, got {self.channels}")
-        for mult, width in zip(self.channel_mults, self.widths):
-            if abs(self.channels * mult - width) > 1e-6 * width or width < 1:
-                raise ValueError(
-                    f"every level needs a whole number of features, got {self.channels} × {mult} = "
-                    f"{self.channels * mult:g}; change channel_mults"
-                )
-            if width % self.groups:
-                raise ValueError(f"groups = {self.groups} must divide the features of every level, got {width}")
-        last = len(self.channel_mults) - 1
-        for level in self.attention_levels:
-            if not isinstance(level, Integral) or not 0 <= level <= last:
-                raise ValueError(f"attention_levels must be whole numbers in 0 … {last}, got {level}")
-        for level in {*self.attention_levels, last} if self.attends_in_the_middle else self.attention_levels:
-            if self.head_channels is not None and self.widths[level] % self.head_channels:
-                raise ValueError(
-                    f"head_channels = {self.head_channels} must divide the features of attention level {level} "
-                    f"(the middle is level {last}), got {self.widths[level]}"
-                )
-        if self.context_dim and not (self.attention_levels or self.attends_in_the_middle):
-            raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}; 1e-5 is usual")
-        if self.conditioning not in ("scale_shift", "add"):
-            raise ValueError(f"conditioning must be 'scale_shift' or 'add', got {self.conditioning!r}")
-        if self.resample not in ("conv", "block"):
-            raise ValueError(f"resample must be 'conv' or 'block', got {self.resample!r}")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Features of each level."""
-        return tuple(round(self.channels * mult) for mult in self.channel_mults)
-
-    @property
-    def attends_in_the_middle(self) -> bool:
-        """Whether the middle has attention."""
-        return bool(self.attention_levels) if self.middle_attention is None else self.middle_attention
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output: the image's, or twice as many with a learned variance."""
-        return self.image_channels * (2 if self.learned_variance else 1)
-
-    @property
-    def stride(self) -> int:
-        """Image sides must be multiples of this."""
-        return self.patch * 2 ** (len(self.channel_mults) - 1)
-
-    @classmethod
-    def named(cls, size: str, **changes: Any) -> "UNetConfig":
-        """A size by name, with changes: `UNetConfig.named("digits", classes=10)`."""
-        if size not in SIZES:
-            raise ValueError(unknown("U-Net size", size, SIZES))
-        return replace(SIZES[size], **changes)
-
-
-SIZES: dict[str, UNetConfig] = {
-    # For tests: everything is there, nothing is large.
-    "tiny": UNetConfig(channels=16, channel_mults=(1, 2), attention_levels=(1,), head_channels=16),
-    # Chapter 6: 28×28 digits in minutes on a CPU; the stem halves the resolution first.
-    "digits": UNetConfig(channels=32, channel_mults=(1, 2), attention_levels=(1,), patch=2),
-    # 32×32 colour images on a GPU.
-    "small": UNetConfig(image_channels=3, channels=64, channel_mults=(1, 2, 2), blocks=2, attention_levels=(1, 2)),
-}
-
-
-class Stage(nn.Module):
-    """A residual block; then, where the level has it, attention to the picture and to the text."""
-
     def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        embedding: int,
-        attend: bool,
-        config: UNetConfig,
-        attention_norm: bool = True,
+        self, channels_in: int, channels: int, embedding: int, config: UNetConfig, mixes: bool, norm: bool = True
     ) -> None:
-        super().__init__()
-        heads, groups, eps = config.head_channels, config.groups, config.norm_eps
-        self.block = ResBlock(channels_in, channels, embedding, groups, config.dropout, eps, config.conditioning)
-        self.attention = (
-            SelfAttention(channels, heads, groups if attention_norm else None, eps) if attend else nn.Identity()
-        )
-        self.cross = (
-            CrossAttention(channels, config.context_dim, heads, groups, eps) if attend and config.context_dim else None
-        )
+        options = config.groups, config.dropout, config.norm_eps, config.conditioning
+        block = ResBlock(channels_in, channels, embedding, *options)
+        super().__init__({"block": block, **(MIXERS[config.mixer](channels, config, norm) if mixes else {})})
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
-        h = self.attention(self.block(x, embedding))
-        return h if self.cross is None else self.cross(h, context, mask)
+    def forward(self, h: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        block, *mixer = self.values()
+        h = block(h, embedding)
+        for layer in mixer:
+            h = layer(h, context, mask)
+        return h
 
 
 class UNet(nn.Module):
     """x_t, t and what conditions it → a prediction of x_t's shape, or of twice its channels. Chapters 5 and 9.
+
+    `embed`, `descend`, `turn` and `ascend` are its four parts. A network that adds to the shortcuts, or keeps some of
+    the features from one step to the next, is a function of its own that calls them.
 
     Source: Ronneberger et al. 2015, figure 1; Ho et al. 2020, appendix B; Rombach et al. 2022, section 3.3, for text.
     """
@@ -196,13 +76,15 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths
-        embedding = 4 * config.channels
-        levels = range(len(widths))
+        widths, mixing = config.widths, config.attention_levels
+        E = 4 * config.channels  # features of the embedding
         self.embed_time = TimeEmbedding(
-            config.channels, embedding, config.time_origin, config.frequency_shift, config.sines_first
+            config.channels, E, config.time_origin, config.frequency_shift, config.sines_first
         )
-        self.embed_class = ClassEmbedding(config.classes, embedding, config.no_label) if config.classes else None
+        self.embed_class = ClassEmbedding(config.classes, E, config.no_label) if config.classes else None
+        self.embed_pooled = (
+            nn.Sequential(nn.Linear(config.pooled_dim, E), nn.SiLU(), nn.Linear(E, E)) if config.pooled_dim else None
+        )
 
         # A stem with patch > 1 sees each patch of pixels once; the head's pixel_shuffle undoes it.
         kernel = 3 if config.patch == 1 else config.patch
@@ -211,35 +93,29 @@ class UNet(nn.Module):
         channels = widths[0]
         shortcuts = [channels]  # the features that each rung of the way up will find beside it
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        for level in levels:
+        for level, width in enumerate(widths):
             stages = nn.ModuleList()
             for _ in range(config.blocks):
-                stages.append(Stage(channels, widths[level], embedding, level in config.attention_levels, config))
-                channels = widths[level]
+                stages.append(Stage(channels, width, E, config, level in mixing))
+                channels = width
                 shortcuts.append(channels)
             self.down.append(stages)
-            if level < levels[-1]:
-                self.downsample.append(_resampler("down", channels, embedding, config))
+            if level < len(widths) - 1:
+                self.downsample.append(_resampler("down", channels, E, config))
                 shortcuts.append(channels)
 
-        attend = config.attends_in_the_middle
-        self.middle = nn.ModuleList(
-            [
-                Stage(channels, channels, embedding, attend, config, config.middle_attention_norm),
-                Stage(channels, channels, embedding, False, config),
-            ]
-        )
+        first = Stage(channels, channels, E, config, config.attends_in_the_middle, config.middle_attention_norm)
+        self.middle = nn.ModuleList([first, Stage(channels, channels, E, config, mixes=False)])
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
-        for level in reversed(levels):
+        for level, width in reversed(list(enumerate(widths))):
             stages = nn.ModuleList()
             for _ in range(config.blocks + 1):
-                width_in = channels + shortcuts.pop()
-                stages.append(Stage(width_in, widths[level], embedding, level in config.attention_levels, config))
-                channels = widths[level]
+                stages.append(Stage(channels + shortcuts.pop(), width, E, config, level in mixing))
+                channels = width
             self.up.append(stages)
             if level > 0:
-                self.upsample.append(_resampler("up", channels, embedding, config))
+                self.upsample.append(_resampler("up", channels, E, config))
 
         self.norm = nn.GroupNorm(config.groups, channels, config.norm_eps)
         self.head = zero_init(nn.Conv2d(channels, config.out_channels * config.patch**2, 3, padding=1))
@@ -251,6 +127,7 @@ class UNet(nn.Module):
         y: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
@@ -259,6 +136,7 @@ class UNet(nn.Module):
             y: [B] labels in 0 … classes; None is no label.
             context: [B, L, context_dim] tokens of a text; None is no text.
             context_mask: [B, L], true where a token counts; an example of which none counts has no text.
+            pooled: [B, pooled_dim], the text as a whole; None is a vector of zeros.
 
         Returns:
             [B, C, H, W]; with `learned_variance` [B, 2C, H, W], the prediction and then v.
@@ -266,28 +144,60 @@ class UNet(nn.Module):
         Raises:
             ValueError: an input's shape or type does not fit, or the network has no use for it.
         """
-        self._check(x, t, y, context, context_mask)
+        self.check(x, t, y, context, context_mask, pooled)
+        embedding = self.embed(t, y, pooled)
+        shortcuts = self.descend(self.stem(x), embedding, context, context_mask)
+        h = self.turn(shortcuts[-1], embedding, context, context_mask)
+        return self.ascend(h, shortcuts, embedding, context, context_mask)
+
+    def embed(self, t: Tensor, y: Tensor | None = None, pooled: Tensor | None = None) -> Tensor:
+        """What every residual block is told: the time, and whatever is one vector an example. [B, 4 · channels]."""
         embedding = self.embed_time(t)
         if self.embed_class is not None:
-            embedding = embedding + self.embed_class(y, len(x))
-        embedding = F.silu(embedding)
+            embedding = embedding + self.embed_class(y, len(t))
+        if self.embed_pooled is not None:
+            embedding = embedding + self.embed_pooled(
+                embedding.new_zeros(len(t), self.config.pooled_dim) if pooled is None else pooled
+            )
+        return F.silu(embedding)
 
-        h = self.stem(x)
+    def descend(
+        self, h: Tensor, embedding: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """The way down, from the stem's features h → the features at every rung; the last are those of the bottom."""
         shortcuts = [h]
-        for level, stages in enumerate(cast(list[nn.ModuleList], self.down)):
+        for stages, downsample in zip_longest(cast(list[nn.ModuleList], self.down), self.downsample):
             for stage in stages:
-                h = self._run(stage, h, embedding, context, context_mask)
+                h = self._run(stage, h, embedding, context, mask)
                 shortcuts.append(h)
-            if level < len(self.downsample):
-                h = _resample(self.downsample[level], h, embedding)
+            if downsample is not None:
+                h = _resample(downsample, h, embedding)
                 shortcuts.append(h)
+        return shortcuts
+
+    def turn(self, h: Tensor, embedding: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The middle: features of the bottom → as many."""
         for stage in self.middle:
-            h = self._run(stage, h, embedding, context, context_mask)
-        for level, stages in enumerate(cast(list[nn.ModuleList], self.up)):
+            h = self._run(stage, h, embedding, context, mask)
+        return h
+
+    def ascend(
+        self,
+        h: Tensor,
+        shortcuts: list[Tensor],
+        embedding: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The way up, from the middle's h and with a shortcut beside each rung, and out → the prediction.
+
+        The list of shortcuts is empty afterwards: each is forgotten once it has been used, which saves memory.
+        """
+        for stages, upsample in zip_longest(cast(list[nn.ModuleList], self.up), self.upsample):
             for stage in stages:
-                h = self._run(stage, torch.cat([h, shortcuts.pop()], dim=1), embedding, context, context_mask)
-            if level < len(self.upsample):
-                h = _resample(self.upsample[level], h, embedding)
+                h = self._run(stage, torch.cat([h, shortcuts.pop()], dim=1), embedding, context, mask)
+            if upsample is not None:
+                h = _resample(upsample, h, embedding)
         return F.pixel_shuffle(self.head(silu(self.norm(h))), self.config.patch)
 
     def _run(self, stage: nn.Module, *inputs: Tensor | None) -> Tensor:
@@ -295,9 +205,16 @@ class UNet(nn.Module):
             return checkpoint(stage, *inputs, use_reentrant=False)
         return stage(*inputs)
 
-    def _check(
-        self, x: Tensor, t: Tensor, y: Tensor | None, context: Tensor | None, context_mask: Tensor | None
+    def check(
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        context: Tensor | None,
+        context_mask: Tensor | None,
+        pooled: Tensor | None,
     ) -> None:
+        """A ValueError unless these inputs fit each other and this network; see `forward`."""
         if x.ndim != 4 or x.shape[1] != self.config.image_channels:
             raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
         check_floating("images", x)
@@ -309,6 +226,14 @@ class UNet(nn.Module):
         check_time_of_each("images", x, t)
         if y is not None and self.embed_class is None:
             raise ValueError("this U-Net has no classes (classes=0), so it takes no labels y")
+        if pooled is not None:
+            if not self.config.pooled_dim:
+                raise ValueError("this U-Net takes no vector of a text (pooled_dim=0), so it takes no pooled")
+            check_floating("pooled", pooled)
+            if pooled.shape != (len(x), self.config.pooled_dim):
+                raise ValueError(
+                    f"expected pooled [{len(x)}, {self.config.pooled_dim}], got shape {tuple(pooled.shape)}"
+                )
         if context is None:
             if context_mask is not None:
                 raise ValueError("context_mask says which tokens of context count, but there is no context")

@@ -47,7 +47,7 @@ class RunConfig(TrainConfig):
     Attributes:
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
         skip_broken: leave out a folder's files that cannot be read, and say so.
-        network: "kind" ("unet", "dit" or "classifier"), "size" (one of its named sizes) and any of the fields of its
+        network: "kind" (one of `nn.build.KINDS`), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
         schedule: a name that `schedules.by_name` knows. T: its steps, where it has steps.
