@@ -392,3 +392,17 @@ def test_repaint_names_the_step_of_a_number_that_is_not_finite():
 
     with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 50 \(step 2 of 2\)"):
         editing.repaint(denoiser, schedule, x, [100, 50, 0], x, FIRST, torch.Generator(), 1)
+
+
+def test_bytes_are_not_put_into_a_picture():
+    """As they are, up to 255; nor does an array of numpy pass for a tensor."""
+    x, everywhere = torch.zeros(2, 1, 4, 4), torch.ones(1, dtype=torch.bool)
+    for known, message in ((x.byte(), r"known must be floating point, got torch\.uint8"), (x.numpy(), "got ndarray")):
+        with pytest.raises(ValueError, match=message):
+            editing.inpaint(lambda xt, t: xt, known, everywhere)(x, torch.ones(2))
+        with pytest.raises(ValueError, match=message):
+            editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known, everywhere, torch.Generator())
+    with pytest.raises(ValueError, match=r"mask must be a tensor of bool, .* got ndarray"):
+        editing.inpaint(lambda xt, t: xt, x, everywhere.numpy())
+    with pytest.raises(ValueError, match=r"a noise must be floating point, got torch\.uint8"):
+        editing.slerp(x, x.byte(), 0.5)

@@ -175,3 +175,26 @@ def test_a_report_is_drawn(n, channels, tmp_path):
     widths = [float(segment[1][0] - segment[0][0]) for segment in lines.get_segments()]
     assert widths == pytest.approx([0, 0.2, 0, 0])  # a standard deviation of 0.1 to each side
     assert below.get_xlabel() == "FCD-X, N = 400"
+
+
+def test_bytes_and_what_is_no_number_are_refused(generator):
+    """Bytes would be white, NaN drawn as nothing."""
+    images = torch.randint(256, (6, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"images must be floating point, got torch\.uint8.*scale images to \[−1, 1\]"):
+        viz.show_images(images)
+    for given in (images.numpy(), [images]):
+        with pytest.raises(ValueError, match=r"images must be a tensor .*, got (ndarray|list)"):
+            viz.show_images(given)
+    x = images / 127.5 - 1
+    x[4, 0, 1, 1] = float("nan")
+    with pytest.raises(ValueError, match="images must be numbers, and there are NaN, first in number 4"):
+        viz.show_images(x)
+
+
+def test_points_are_pairs_of_numbers():
+    _, axis = plt.subplots()
+    for points, got in ((torch.zeros(5, 3), r"\(5, 3\)"), (torch.zeros(2), r"\(2,\)"), ([[0.0, 1.0]], "list")):
+        with pytest.raises(ValueError, match=rf"points must be a tensor \[N, 2\], got {got}"):
+            viz.scatter(axis, points)
+    with pytest.raises(ValueError, match="points must be numbers, and there are NaN, first in number 1"):
+        viz.scatter(axis, torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))

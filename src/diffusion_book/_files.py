@@ -13,6 +13,27 @@ from typing import Any
 UNFINISHED = ".unfinished-"
 
 
+def expanded(path: Path | str) -> Path:
+    """The path, with a `~` that no shell has seen (`--out=~/x`, `folder:~/x`) as the home directory."""
+    return Path(os.path.expanduser(path))
+
+
+def cache_folder(variable: str, *below: str) -> Path:
+    """The folder that an environment variable names, or else one below ~/.cache/diffusion-book.
+
+    Raises:
+        OSError: it names none, and there is no home directory.
+    """
+    named = os.environ.get(variable)
+    if named:
+        return expanded(named)
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise OSError(f"there is no home directory; set {variable} to a folder that can be written to") from error
+    return home.joinpath(".cache", "diffusion-book", *below)
+
+
 @contextlib.contextmanager
 def whole(path: Path, flush: bool = True) -> Iterator[Path]:
     """A path of the same ending to write to, which takes the place of `path` when the block ends.

@@ -31,7 +31,7 @@ def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDe
         mask: bool, of a shape that broadcasts to x_t; True where `known` is to be kept.
 
     Raises:
-        ValueError: mask is not bool; when it runs, known or mask does not fit x_t.
+        ValueError: mask is not bool; when it runs, known holds bytes, or known or mask does not fit x_t.
 
     Source: Wang et al. 2023, “Zero-shot image restoration using denoising diffusion null-space model”, section 3.1
     with the mask of section 3.2 for its operator.
@@ -76,7 +76,8 @@ def repaint(
         x_0 [B, …]; on the mask it is `known`.
 
     Raises:
-        ValueError: resamplings or jump is no whole number above 0; mask is not bool; known or mask does not fit x_t.
+        ValueError: resamplings or jump is no whole number above 0; mask is not bool; known holds bytes; known or mask
+            does not fit x_t.
 
     Source: Lugmayr et al. 2022, algorithm 1.
     """
@@ -159,8 +160,10 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ, w is not finite or of another number of examples, or two vectors are opposite,
-            between which every arc is as short.
+            between which every arc is as short; or first or second holds integers.
     """
+    for noise in (first, second):
+        check_floating("a noise", noise)
     if first.shape != second.shape:
         raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
     x, y = (_unit(v.double().flatten(1)) for v in (first, second))
@@ -200,6 +203,8 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _check_mask(mask: Tensor) -> None:
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"mask must be a tensor of bool, True where the picture is known, got {type(mask).__name__}")
     if mask.dtype != torch.bool:
         raise ValueError(
             f"mask must be bool, True where the picture is known, got {mask.dtype}; compare it, mask > 0.5"
@@ -209,6 +214,7 @@ def _check_mask(mask: Tensor) -> None:
 def _fit(xt: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mask, and the known part in x_t's dtype, on x_t's device; zero where nothing is known."""
     check_floating("a batch", xt)
+    check_floating("known", known)  # bytes would stand in the picture as they are
     for name, value in (("known", known), ("mask", mask)):
         fits = value.ndim <= xt.ndim and all(n in (1, m) for n, m in zip(value.shape[::-1], xt.shape[::-1]))
         if not fits:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
 from diffusion_book.evaluation import Report
 
 INK = "#767676"
@@ -87,19 +88,24 @@ def show_images(
     """Draw images in a grid, filled row by row.
 
     Args:
-        images: [N, C, H, W] in [−1, 1], or [R, N, C, H, W] for R rows.
+        images: [N, C, H, W] in [−1, 1], or [R, N, C, H, W] for R rows; values outside are clipped.
         columns: images in a row, for the first form; by default all up to ten.
         row_labels, column_labels: written beside the rows and above the columns.
         scale: of the whole figure; 1 fills the page's width.
 
     Returns:
         The figure, with one image axis for the whole grid.
+
+    Raises:
+        ValueError: another shape, bytes, or NaN, which would be drawn as nothing.
     """
+    check_floating("images", images)
     if images.ndim == 5:
         columns = images.shape[1]
         images = images.flatten(0, 1)
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be [N, C, H, W] or [R, N, C, H, W], C = 1 or 3, got {tuple(images.shape)}")
+    _check_numbers("images", images)
     N, _, H, W = images.shape
     columns = columns or min(N, 10)
     rows = -(-N // columns)
@@ -159,6 +165,12 @@ def _canvas(images: Tensor, columns: int) -> Tensor:
     return canvas
 
 
+def _check_numbers(what: str, x: Tensor) -> None:
+    if bool(x.isnan().any()):
+        at = x.flatten(1).isnan().any(1).nonzero()[0].item()
+        raise ValueError(f"{what} must be numbers, and there are NaN, first in number {at}; look at what made them")
+
+
 def _draw_canvas(axis: Axes, canvas: Tensor) -> None:
     axis.imshow(canvas.numpy(), interpolation="none")
     axis.grid(False)
@@ -168,7 +180,15 @@ def _draw_canvas(axis: Axes, canvas: Tensor) -> None:
 
 
 def scatter(axis: Axes, points: Tensor, color: str = COLORS["blue"], limit: float = 3.0, **options: Any) -> None:
-    """Draw points [N, 2] on a square axis from −limit to limit; dense clouds are drawn as pixels, not as paths."""
+    """Draw points [N, 2] on a square axis from −limit to limit; dense clouds are drawn as pixels, not as paths.
+
+    Raises:
+        ValueError: another shape, or NaN, which would be drawn as nothing.
+    """
+    if not isinstance(points, Tensor) or points.ndim != 2 or points.shape[1] != 2:
+        got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise ValueError(f"points must be a tensor [N, 2], got {got}")
+    _check_numbers("points", points)
     x = points.detach().float().cpu()
     axis.scatter(
         x[:, 0],

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffusion_book import data, nn, samplers, schedules, zoo
-from diffusion_book.cli import models
+from diffusion_book.cli import models, pictures
 from diffusion_book.cli.drawing import SAMPLERS
 from diffusion_book.training import checkpoint
 
@@ -350,3 +350,12 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(run, tmp
     result = run(*command, "-m", "mnist-unet", "-o", out, fails=True)
     assert f"{out} cannot be written" in result.stderr
     assert "give another --out" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "a.npz", "folder"])
+def test_bytes_are_not_written_as_if_they_were_scaled(name, tmp_path):
+    """A grid would make floats of them, all white."""
+    x = torch.randint(256, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"images must be floating point, got torch\.uint8"):
+        pictures.write(x, tmp_path / name, 2, range(2))
+    assert list(tmp_path.iterdir()) == []

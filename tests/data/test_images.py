@@ -1,6 +1,7 @@
 """Images: what they are when they are right, and what is said when they are not."""
 
 import os
+import tempfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -398,3 +399,172 @@ def test_the_hash_of_examples_is_of_pixels_and_conditions():
     ]
     assert len({images.sha256 for images in sets}) == 5
     assert Images(GOOD.clone(), {"context": words, "y": y}, "of another name").sha256 == sets[3].sha256
+
+
+# Nothing is dropped without a word
+
+
+def test_folders_behind_links_are_read(tmp_path):
+    """Beside pictures of one's own, and where all are behind links; linked files and a linked root are read as well."""
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "set").mkdir()
+    for i in range(3):
+        picture(tmp_path / "cats" / f"{i}.png", seed=i)
+    picture(tmp_path / "set" / "own.png", seed=9)
+    (tmp_path / "set" / "behind").symlink_to(tmp_path / "cats")
+    (tmp_path / "set" / "one.png").symlink_to(tmp_path / "cats" / "2.png")
+    (tmp_path / "root").symlink_to(tmp_path / "set")
+    cats = load(f"folder:{tmp_path / 'cats'}").x
+    for root in ("set", "root"):
+        found = load(f"folder:{tmp_path / root}").x
+        assert torch.equal(found[:3], cats)  # behind/0 … 2, then one, then own
+        assert torch.equal(found[3], cats[2])
+        assert len(found) == 5
+    (tmp_path / "set" / "own.png").unlink()
+    (tmp_path / "set" / "one.png").unlink()
+    assert torch.equal(load(f"folder:{tmp_path / 'set'}").x, cats)
+
+
+def test_a_link_to_a_folder_around_it_does_not_lead_in_circles(tmp_path):
+    """To the root, to the folder it lies in, and two folders that lead to each other."""
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        picture(tmp_path / "set" / name / "x.png", seed=ord(name))
+    (tmp_path / "set" / "a" / "root").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "a" / "here").symlink_to(".")
+    assert len(load(f"folder:{tmp_path / 'set'}")) == 2
+    (tmp_path / "set" / "a" / "to-b").symlink_to(tmp_path / "set" / "b")
+    (tmp_path / "set" / "b" / "to-a").symlink_to(tmp_path / "set" / "a")
+    assert len(load(f"folder:{tmp_path / 'set'}")) == 4  # each folder, and the other one that its link shows
+
+
+@pytest.mark.parametrize("name", ["gone.png", "gone"])
+def test_a_link_that_leads_nowhere_is_a_broken_file(name, tmp_path):
+    """Also one without an ending, which would be that of a folder; a link to some other kind of file is not asked."""
+    picture(tmp_path / "a.png")
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as an image \(.*leads nowhere\); repair it"):
+        load(f"folder:{tmp_path}")
+    with pytest.warns(UserWarning, match=rf"left out 1 of 2 files.*{name} \("):
+        assert len(load(f"folder:{tmp_path}", skip_broken=True)) == 1
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"none of the 1 files in .* can be read as an image"):
+        load(f"folder:{tmp_path}", skip_broken=True)
+
+
+def test_a_pipe_with_a_pictures_name_is_a_broken_file(tmp_path):
+    """It would be waited for without end."""
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image \(it is no file"):
+        load(f"folder:{tmp_path}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_a_subfolder_that_cannot_be_read_is_told(mode):
+    """Root may read everything, so it becomes nobody for a moment."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        picture(root / "a.png")
+        (root / "private").mkdir()
+        picture(root / "private" / "b.png")
+        (root / "private").chmod(mode)
+        us = os.geteuid()
+        try:
+            if us == 0:
+                os.seteuid(65534)
+            with pytest.raises(ValueError, match=r"private cannot be read \(.*Permission denied.*\); make it readable"):
+                load(f"folder:{root}")
+        finally:
+            os.seteuid(us)
+            (root / "private").chmod(0o755)
+
+
+def test_pictures_in_a_form_that_is_not_read_are_told(tmp_path):
+    for name in ("a.HEIC", "b.HEIC", "c.svg"):
+        (tmp_path / name).write_bytes(b"a picture")
+    with pytest.raises(ValueError, match=r"no images in .*; there are 2 of \.HEIC and 1 of \.svg, .*: convert them"):
+        load(f"folder:{tmp_path}")
+    picture(tmp_path / "d.png")
+    with pytest.warns(UserWarning, match=r"passed over 2 of \.HEIC and 1 of \.svg in") as told:
+        assert len(load(f"folder:{tmp_path}")) == 1
+    assert Path(told[0].filename) == Path(__file__)
+
+
+def test_a_folder_may_begin_at_home(tmp_path, monkeypatch):
+    picture(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert len(load(f"folder:~/{tmp_path.name}")) == 1
+
+
+# The scale is asked of those who hand images over, and not of bytes that were scaled here
+
+
+@pytest.mark.parametrize("darkest", [128, 200, 255])
+def test_a_bright_folder_is_read(darkest, tmp_path):
+    """Fog, snow, and nothing but white or transparent pictures."""
+    pixels = np.random.default_rng(0).integers(darkest, 256, (2, 6, 8, 3)).astype(np.uint8)
+    for i, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / f"{i}.png")
+    found = load(f"folder:{tmp_path}").x
+    assert torch.equal(images.to_uint8(found), torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("levels", [torch.arange(256), torch.tensor([0, 255]), torch.arange(128, 256)])
+def test_images_between_0_and_1_are_still_told(levels):
+    """Bright or not: of the same bytes divided by 255, one level of two falls between the bytes of [−1, 1]."""
+    scaled = levels.float()[:, None, None, None]
+    Images(scaled / 127.5 - 1, {}, "right")
+    Images(2 * (scaled / 255) - 1, {}, "right too")
+    with pytest.raises(ValueError, match=r"must fill \[−1, 1\], got .* for \[0, 1\] images use 2 \* x − 1"):
+        Images(scaled / 255, {}, "wrong")
+
+
+def test_bytes_are_not_taken_for_floats():
+    """Clipped to [−1, 1], all bytes but 0 and 1 would be white, and two sets would have one hash."""
+    bytes_ = torch.tensor([[0, 50, 255]], dtype=torch.uint8)[:, :, None, None]
+    for use in (images.to_uint8, images.images_sha256, images.check_range):
+        with pytest.raises(ValueError, match=r"images must be floating point, got torch\.uint8.*scale images to"):
+            use(bytes_)
+        with pytest.raises(ValueError, match=r"images must be a tensor .*, got ndarray"):
+            use(bytes_.numpy())
+    for use in (images.images_sha256, images.check_range):
+        with pytest.raises(ValueError, match=r"images must lie in \[−1, 1\], got \[0, 255\]; bytes are scaled by"):
+            use(bytes_.float())
+
+
+def test_a_pixel_that_is_no_number_is_no_byte():
+    with pytest.raises(ValueError, match="images must be numbers, and there are NaN among them"):
+        images.to_uint8(torch.tensor([0.0, float("nan")]))
+
+
+@pytest.mark.parametrize("x", [GOOD.numpy(), GOOD.tolist(), None])
+def test_images_are_a_tensor(x):
+    with pytest.raises(ValueError, match=r"images must be a tensor \[N, C, H, W\], got .*; use torch\.from_numpy"):
+        Images(x, {}, "wrong")
+
+
+# Another default device
+
+
+def test_data_are_on_the_cpu_whatever_the_default_device(digits, tmp_path, monkeypatch):
+    """`meta` holds no numbers, so whatever was made there could not be compared."""
+    from diffusion_book.data._torchvision import torchvision
+
+    picture(tmp_path / "a.png")
+    monkeypatch.setenv("DIFFUSION_BOOK_DATA", str(tmp_path))
+    for name, colour in (("mnist", False), ("cifar10", True)):
+        monkeypatch.setattr(torchvision.datasets, images.TORCHVISION[name], FakeSet(colour, []))
+    with torch.device("meta"):
+        found = load("mnist-5k")
+        others = [load(name, "train") for name in ("mnist", "cifar10", f"folder:{tmp_path}")]
+        assert (found.shape, found.classes) == ((1, 28, 28), 10)
+        x, conditions = found.batch(8, torch.Generator().manual_seed(5))
+    assert torch.equal(found.x, digits[0].x)
+    assert torch.equal(found.conditions["y"], digits[0].conditions["y"])
+    assert {part.x.device.type for part in others} == {"cpu"}
+    again, labels = digits[0].batch(8, torch.Generator().manual_seed(5))
+    assert torch.equal(x, again)
+    assert torch.equal(conditions["y"], labels["y"])

@@ -103,3 +103,41 @@ def test_a_split_without_labels_is_by_count(generator):
 def test_a_share_that_leaves_one_part_empty_is_refused(share, message, generator):
     with pytest.raises(ValueError, match=message):
         split(labelled([10, 10], generator), share, generator)
+
+
+def test_a_part_without_a_dark_pixel_is_a_part(generator):
+    """Floats, which a whole set without a dark pixel may not be: of ten images one is dark."""
+    x = noise(10, generator).abs()
+    x[3] = -x[3]
+    for seed in range(5):
+        kept, held_out = split(Images(x, {}, "made up"), 0.3, torch.Generator().manual_seed(seed))
+        darkest = sorted(float(part.x.min()) for part in (kept, held_out))
+        assert darkest[0] < 0 <= darkest[1]
+        assert (len(kept), len(held_out)) == (7, 3)
+
+
+def test_a_split_is_the_same_whatever_the_default_device(generator):
+    images = labelled([20, 30], generator)
+    expected = split(images, 0.5, torch.Generator().manual_seed(1))
+    with torch.device("meta"):
+        found = split(images, 0.5, torch.Generator().manual_seed(1))
+    for ours, theirs in zip(found, expected):
+        assert torch.equal(ours.x, theirs.x)
+        assert torch.equal(ours.conditions["y"], theirs.conditions["y"])
+
+
+@pytest.mark.parametrize("compare", [duplicates, nearest])
+def test_bytes_are_not_compared_as_if_they_were_scaled(compare, generator):
+    """All six would be white, and so one picture."""
+    x = torch.randint(256, (6, 3, 5, 4), generator=generator, dtype=torch.uint8)
+    for a, b in ((x, None), (noise(6, generator), x)):
+        with pytest.raises(ValueError, match=r"images must be floating point, got torch\.uint8"):
+            compare(a, b)
+
+
+def test_duplicates_are_looked_for_among_images_that_lie_in_their_range(generator):
+    x = noise(6, generator)
+    for a, b in ((255 * (x + 1) / 2, None), (x, 200 * x)):
+        with pytest.raises(ValueError, match=r"images must lie in \[−1, 1\], got"):
+            duplicates(a, b)
+    assert not len(duplicates(x, x[:0]))  # nothing is in no range

@@ -152,3 +152,14 @@ def test_wrong_features_are_told(function, message):
         extract(Extractor("bad", "0", 16, function), torch.full((2, 1, 4, 4), -0.5))
     with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got"):
         extract(pixels((1, 4, 4)), torch.full((2, 1, 4, 4), -0.5), batch_size=0)
+
+
+def test_bright_images_are_measured_where_they_are_known_to_be_bright(generator):
+    """Bytes of snow by themselves; floats where the data are snow, and else they are taken for images in [0, 1]."""
+    snow = from_uint8(torch.randint(180, 256, (4, 3, 4, 4), generator=generator).byte())
+    drawn = (snow + 0.002).clamp(-1, 1)
+    extractor = pixels((3, 4, 4))
+    assert torch.equal(extract(extractor, snow), snow.flatten(1))
+    assert torch.equal(extract(extractor, [drawn], bright=True), snow.flatten(1))
+    with pytest.raises(ValueError, match="must fill"):
+        extract(extractor, drawn)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diffusion_book.data.images import to_uint8
 from diffusion_book.evaluation import distances, memorisation, nearest
 
 
@@ -68,3 +69,14 @@ def test_bad_input_is_told(generator):
         nearest(x, x[:, :1])
     with pytest.raises(ValueError, match="NaN"):
         nearest(x / 0, x)
+
+
+def test_bytes_are_not_compared_with_scaled_images(generator):
+    x = 2 * torch.rand(6, 1, 4, 4, generator=generator) - 1
+    for queries, references in ((x, to_uint8(x)), (to_uint8(x), x), (to_uint8(x), to_uint8(x))):
+        with pytest.raises(ValueError, match=r"must be floating point, got torch\.uint8"):
+            nearest(queries, references)
+    with pytest.raises(ValueError, match=r"images must lie in \[−1, 1\], got"):
+        nearest(x, 255 * (x + 1) / 2)
+    with pytest.raises(ValueError, match=r"features must be a tensor .*, got ndarray"):
+        distances.check_pair(x.flatten(1), x.flatten(1).numpy())

@@ -291,3 +291,14 @@ def test_bad_input_is_told(samples, train, test, extractor, tmp_path):
     bare = Images(train.x, {}, "bare/train")
     with pytest.raises(ValueError, match="bare/train has no labels"):
         evaluate(samples, bare, test, extractor, ORIGIN, torch.zeros(400).long(), kept=5, folder=tmp_path)
+
+
+def test_a_set_of_snow_is_measured(generator, tmp_path):
+    """No picture has a dark pixel, and what a right model draws has none either."""
+    snow = from_uint8(torch.randint(180, 256, (100, 3, 4, 4), generator=generator).byte())
+    train, test = Images(snow[:60], {}, "snow"), Images(snow[60:], {}, "more snow")
+    drawn = (snow[:50] + 0.003).clamp(-1, 1)
+    found = evaluate(drawn, train, test, pixels((3, 4, 4)), ORIGIN, folder=tmp_path)
+    assert (found.n, found.memorisation["pixels"].copies) == (50, 1)  # as bytes they are the training images
+    with pytest.raises(ValueError, match="must fill"):
+        evaluate(drawn, Images(-snow[:60], {}, "night"), test, pixels((3, 4, 4)), ORIGIN, folder=tmp_path)

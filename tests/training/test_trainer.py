@@ -27,7 +27,7 @@ from torch import nn
 from diffusion_book import _files, losses
 from diffusion_book.data import Images
 from diffusion_book.training import CheckpointError, RunConfig, Trainer, checkpoint
-from diffusion_book.training.trainer import batch_index, flatten, seed_of, unflatten
+from diffusion_book.training.trainer import _order, batch_index, flatten, seed_of, unflatten
 
 KILLS = int(os.environ.get("DIFFUSION_BOOK_KILLS", "2"))
 
@@ -268,6 +268,13 @@ def test_every_example_is_seen_once_an_epoch(n, batch_size):
     assert bool((epochs.sort(1).values == torch.arange(n)).all())
     assert len({tuple(epoch.tolist()) for epoch in epochs}) > 1  # each in an order of its own
     assert not torch.equal(seen, torch.cat([batch_index(n, batch_size, step, seed=2) for step in range(steps)]))
+
+
+def test_the_order_is_the_same_whatever_the_default_device():
+    expected = batch_index(7, 20, 3, seed=5)
+    _order.cache_clear()
+    with torch.device("meta"):
+        assert torch.equal(batch_index(7, 20, 3, seed=5), expected)
 
 
 def test_orders_of_epochs_are_uniform():

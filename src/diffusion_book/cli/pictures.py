@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
 from diffusion_book._files import whole
 from diffusion_book.data.images import to_uint8
 
@@ -65,6 +66,7 @@ def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | 
     pictures of a folder are named by their seeds.
     """
     check_out(out)
+    check_floating("images", x)  # the white of a grid would make floats of bytes
     suffix = out.suffix.lower()
     if suffix in GRIDS:
         _save(grid(x, columns), out, enlarge=True)

@@ -36,15 +36,16 @@ class Examples(Source, Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example."""
-        return tuple(self.take(torch.tensor([0]))[0].shape[1:])
+        return tuple(self.take(torch.tensor([0], device="cpu"))[0].shape[1:])
 
     @property
     def classes(self) -> int:
         """How many classes the labels y are of: the largest, and one; 0 where there are none."""
-        if "y" not in self.take(torch.tensor([0]))[1]:
+        if "y" not in self.take(torch.tensor([0], device="cpu"))[1]:
             return 0
-        return int(self.take(torch.arange(len(self)))[1]["y"].max()) + 1
+        return int(self.take(torch.arange(len(self), device="cpu"))[1]["y"].max()) + 1
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
         """`size` examples drawn with replacement, and what a network is to be told of them."""
-        return self.take(torch.randint(len(self), (size,), generator=generator))
+        index = torch.randint(len(self), (size,), generator=generator, device=generator.device)
+        return self.take(index.cpu())

@@ -7,8 +7,9 @@ says what the scale of the pixels changes.
 
 import functools
 import hashlib
-import os
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
+from diffusion_book._files import cache_folder, expanded
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
 from diffusion_book.data.examples import Examples
@@ -23,6 +26,8 @@ from diffusion_book.data.examples import Examples
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 DATASETS = ("mnist-5k", *TORCHVISION)
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREAD = {".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
+"""Pictures too, by their names: a folder that has them is told so."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
     Args:
         name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
             $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
-            RGB, transparent parts as white. Names that begin with a dot, such as what a killed program leaves, are not.
+            RGB, transparent parts as white, of an animation the first frame. Links are followed. Names that begin with
+            a dot, such as what a killed program leaves, are passed over in silence; pictures in a form that is not
+            read, with a warning.
         split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
             are from MNIST's training split, so a model trained on "mnist" has seen them.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
@@ -76,16 +83,21 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
             first of them is an error.
 
     Raises:
-        ValueError: unknown name or split, an empty or missing folder, a file that is no image, or, where broken
-            ones are left out, none that is.
+        ValueError: unknown name or split, an empty or missing folder, a file that is no image, a link that leads
+            nowhere, a subfolder that cannot be read, or, where what is broken is left out, no image at all.
         ConnectionError: the download failed; the message names the offline choice.
     """
+    with torch.device("cpu"):  # also where somebody has set another default
+        return _load(name, split, size, skip_broken)
+
+
+def _load(name: str, split: str, size: int | None, skip_broken: bool) -> Images:
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
-        return _folder(Path(name.removeprefix("folder:")), size, skip_broken)
+        return _folder(expanded(name.removeprefix("folder:")), size, skip_broken)
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:
@@ -97,19 +109,44 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
     raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
 
 
-def check_images(x: Tensor) -> None:
-    """Raise a ValueError unless x is a float batch [N, 1 or 3, H, W] that fills, and stays in, [−1, 1]."""
+def check_images(x: Tensor, bright: bool = False) -> None:
+    """Raise a ValueError unless x is a float32 batch [N, 1 or 3, H, W] that stays in, and fills, [−1, 1].
+
+    Floats without a dark pixel are taken for images in [0, 1], unless they are bytes that were scaled rightly.
+
+    Args:
+        bright: whether there need not be a dark pixel: the batch is part of a set, or the set was asked before.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"images must be a tensor [N, C, H, W], got {type(x).__name__}; use torch.from_numpy for arrays"
+        )
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must be [N, C, H, W] with 1 or 3 channels, got shape {tuple(x.shape)}")
     if x.dtype != torch.float32:
         raise ValueError(f"images must be float32 in [−1, 1], got {x.dtype}; use from_uint8 for bytes")
     if not len(x):
         raise ValueError("there are no images: the batch is empty")
-    low, high = float(x.min()), float(x.max())
+    check_range(x)
+    if not bright and float(x.max()) > 0 and seems_in_0_to_1(x):
+        low, high = float(x.min()), float(x.max())
+        raise ValueError(f"images must fill [−1, 1], got [{low:.3g}, {high:.3g}]: for [0, 1] images use 2 * x − 1")
+
+
+def check_range(x: Tensor) -> None:
+    """Raise a ValueError unless x is floating point and in [−1, 1]: bytes would be clipped to white in silence."""
+    check_floating("images", x)
+    low, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
     if not (low >= -1.0001 and high <= 1.0001):
         raise ValueError(f"images must lie in [−1, 1], got [{low:.3g}, {high:.3g}]; bytes are scaled by from_uint8")
-    if low >= 0 and high > 0:
-        raise ValueError(f"images must fill [−1, 1], got [{low:.3g}, {high:.3g}]: for [0, 1] images use 2 * x − 1")
+
+
+def seems_in_0_to_1(x: Tensor) -> bool:
+    """Whether images in [−1, 1] have no dark pixel, and are not bytes that were scaled there.
+
+    What `from_uint8` gives it gives again, and is never 0; of images k/255 in [0, 1] it gives back every other level.
+    """
+    return float(x.min()) >= 0 and float((x - from_uint8(to_uint8(x))).abs().max()) > 1e-5
 
 
 def _check_rows(conditions: Conditions, count: int) -> None:
@@ -128,6 +165,7 @@ def _check_rows(conditions: Conditions, count: int) -> None:
 
 def images_sha256(x: Tensor) -> str:
     """SHA-256 of the shape and the 8-bit pixels of images [N, C, H, W] in [−1, 1]."""
+    check_range(x)
     digest = hashlib.sha256(str(tuple(x.shape)).encode())
     for part in x.split(4096):
         digest.update(to_uint8(part).cpu().contiguous().numpy().tobytes())
@@ -142,7 +180,14 @@ def from_uint8(images: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Floats in [−1, 1] to bytes, rounded to the nearest; values outside are clipped."""
+    """Floats in [−1, 1] to bytes, rounded to the nearest; values outside are clipped.
+
+    Raises:
+        ValueError: x holds integers, which would be clipped to black and white, or NaN.
+    """
+    check_floating("images", x)
+    if bool(x.isnan().any()):
+        raise ValueError("images must be numbers, and there are NaN among them; look at what made them")
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -164,13 +209,13 @@ def _mnist_5k(split: str) -> Images:
 def _torchvision(name: str, split: str) -> Images:
     from diffusion_book.data._torchvision import torchvision
 
-    root = Path(os.environ.get("DIFFUSION_BOOK_DATA") or Path.home() / ".cache" / "diffusion-book")
-    maker = getattr(torchvision.datasets, TORCHVISION[name])
+    maker, root = getattr(torchvision.datasets, TORCHVISION[name]), None
     try:
+        root = cache_folder("DIFFUSION_BOOK_DATA")
         dataset = maker(root=str(root), train=split == "train", download=True)
     except Exception as error:  # urllib, RuntimeError, OSError: torchvision raises whatever its mirrors did
         raise ConnectionError(
-            f"{name!r} is not in {root} and could not be downloaded ({error}); "
+            f"{name!r} is not in {root or 'a folder that is known'} and could not be downloaded ({error}); "
             "check the network, set DIFFUSION_BOOK_DATA to a torchvision root, or use 'mnist-5k', which needs neither"
         ) from error
     pixels = torch.as_tensor(np.asarray(dataset.data))
@@ -185,15 +230,24 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
         raise ValueError(f"size must be at least one pixel, got {size}")
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
-    found = (f for f in path.rglob("*") if not any(name.startswith(".") for name in f.relative_to(path).parts))
-    files = sorted(f for f in found if f.suffix.lower() in SUFFIXES and f.is_file())
+    found = list(_files_below(path))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES or not (file.suffix or file.exists())]
+    others = Counter(file.suffix for file in found if file.suffix.lower() in UNREAD)
+    unread = " and ".join(f"{count} of {suffix}" for suffix, count in others.items())
     if not files:
-        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
+        told = f"; there are {unread}, which is not read: convert them" if others else ""
+        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included{told}")
+    if others:
+        warnings.warn(
+            f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=4
+        )
     pictures: list[Image.Image] = []
     broken: list[str] = []
     first = files[0]  # of those that can be read
     for file in files:
         try:
+            if not file.is_file():
+                raise ValueError("it is no file, or a link that leads nowhere")
             with Image.open(file) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
@@ -222,7 +276,23 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
     if broken:
         warnings.warn(
             f"left out {len(broken)} of {len(files)} files, which cannot be read as images: {', '.join(broken)}",
-            stacklevel=3,
+            stacklevel=4,
         )
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     return Images(from_uint8(pixels.contiguous()), {}, f"folder:{path}")
+
+
+def _files_below(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """What is no folder in this one and its subfolders, in order; one that a link puts into itself is left then."""
+    here = folder.resolve()
+    if here in within:
+        return
+    try:
+        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read ({error}); make it readable, or take it out") from error
+    for entry, is_folder in entries:
+        if is_folder:
+            yield from _files_below(entry, (*within, here))
+        else:
+            yield entry

@@ -3,11 +3,14 @@
 Distances are root mean square differences of pixels, so on images in [−1, 1] they lie between 0 and 2.
 """
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from diffusion_book.conditions import take
-from diffusion_book.data.images import Images, to_uint8
+from diffusion_book._checks import check_floating
+from diffusion_book.data.images import Images, check_range, to_uint8
 
 
 def duplicates(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -18,8 +21,13 @@ def duplicates(a: Tensor, b: Tensor | None = None) -> Tensor:
 
     Returns:
         [K, 2] int64, rows (i, j) with a[i] equal to b[j], ordered; within one set, each pair once, with i < j.
+
+    Raises:
+        ValueError: the shapes do not fit, or the images are not in [−1, 1], so that their bytes would be clipped.
     """
-    _same_shape(a, a if b is None else b)
+    _check_pair(a, a if b is None else b)
+    for images in (a, a if b is None else b):
+        check_range(images)
     where: dict[bytes, list[int]] = {}
     for j, image in enumerate(to_uint8(a if b is None else b).cpu().numpy()):
         where.setdefault(image.tobytes(), []).append(j)
@@ -45,10 +53,10 @@ def nearest(a: Tensor, b: Tensor | None = None, block: int = 256) -> tuple[Tenso
         Distances [N] in a's dtype and indices [N] into b.
 
     Raises:
-        ValueError: the shapes do not fit, or there is nothing to compare with.
+        ValueError: the shapes do not fit, bytes, or there is nothing to compare with.
     """
     other = a if b is None else b
-    _same_shape(a, other)
+    _check_pair(a, other)
     if len(other) < (2 if b is None else 1):
         raise ValueError(f"nothing to compare with: got {len(a)} images and {len(other)} others")
     flat = other.flatten(1)
@@ -83,21 +91,33 @@ def split(images: Images, share: float, generator: torch.Generator) -> tuple[Ima
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie between 0 and 1, got {share}")
-    y = images.conditions.get("y", torch.zeros(len(images), dtype=torch.int64))
-    held_out = torch.zeros(len(images), dtype=torch.bool)
+    device = images.x.device
+    y = images.conditions.get("y", torch.zeros(len(images), dtype=torch.int64, device=device))
+    held_out = torch.zeros(len(images), dtype=torch.bool, device=device)
     for label in y.unique():
         of_class = (y == label).nonzero()[:, 0]
-        order = torch.randperm(len(of_class), generator=generator)
+        order = torch.randperm(len(of_class), generator=generator, device=generator.device).to(of_class.device)
         held_out[of_class[order[: round(share * len(of_class))]]] = True
     if held_out.all() or not held_out.any():
         raise ValueError(f"a share of {share} of {len(images)} images leaves one part empty; choose another")
     parts = []
     for name, keep in (("kept", ~held_out), ("held out", held_out)):
-        parts.append(Images(images.x[keep], take(images.conditions, keep), f"{images.name}, {name}"))
+        x, conditions = images.take(keep)
+        parts.append(_part(images, x=x, conditions=conditions, name=f"{images.name}, {name}"))
     return parts[0], parts[1]
 
 
-def _same_shape(a: Tensor, b: Tensor) -> None:
+def _part(images: Images, **values: Any) -> Images:
+    """Some of the images, not asked again: of a set that fills [−1, 1] a part may be bright."""
+    part = copy.copy(images)
+    for name, value in values.items():
+        object.__setattr__(part, name, value)
+    return part
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    for images in (a, b):
+        check_floating("images", images)
     if a.ndim != 4 or a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"two sets of images [N, C, H, W] of one size are needed, got {list(a.shape)}, {list(b.shape)}"

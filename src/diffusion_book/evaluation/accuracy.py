@@ -62,7 +62,7 @@ def classification_accuracy_score(
 
     Source: Ravuri and Vinyals 2019.
     """
-    check_images(samples)
+    check_images(samples, bright=bool(test.x.min() >= 0))  # as the images of the test are, so samples may be
     check_labels(labels, len(samples))
     if "y" not in test.conditions:
         raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it")

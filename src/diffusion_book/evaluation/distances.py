@@ -5,13 +5,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import check_floating
+
 BLOCK = 2**24
 """At most so many distances are in memory at once: 128 MB."""
 
 
 def check_pair(a: Tensor, b: Tensor) -> None:
-    """Raise a ValueError unless both are finite features of one length."""
+    """Raise a ValueError unless both are finite floating-point features of one length."""
     for features in (a, b):
+        check_floating("features", features)
         if features.ndim != 2 or not len(features):
             raise ValueError(f"features must be [N, D] with N ≥ 1, got shape {tuple(features.shape)}")
         if not bool(torch.isfinite(features).all()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_book._checks import at_least
-from diffusion_book.data.images import check_images, from_uint8, to_uint8
+from diffusion_book.data.images import check_images, from_uint8, seems_in_0_to_1, to_uint8
 from diffusion_book.nn import Classifier
 
 
@@ -54,7 +54,7 @@ class Extractor:
         Raises:
             ValueError: no float32 images in [−1, 1]; or the features have another shape, or are not finite.
         """
-        _check_range(images)
+        check_images(images, bright=True)  # a batch need not have a dark pixel
         with torch.no_grad():
             found = self.function(from_uint8(to_uint8(images))).float().cpu()
         if found.shape != (len(images), self.dim):
@@ -124,7 +124,11 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def extract(
-    extractor: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = 500, progress: bool = False
+    extractor: Extractor,
+    images: Tensor | Iterable[Tensor],
+    batch_size: int = 500,
+    progress: bool = False,
+    bright: bool = False,
 ) -> Tensor:
     """The features [N, D] of images, batch by batch.
 
@@ -132,20 +136,26 @@ def extract(
         images: [N, C, H, W] in [−1, 1]; or batches of them, such as a generator that samples while it is read.
         batch_size: at most so many go through the network at once.
         progress: show a bar.
+        bright: whether the images may have no dark pixel among them, as those of snow; else they are taken for images
+            in [0, 1], unless they are bytes that were scaled rightly.
 
     Raises:
         ValueError: bytes, images outside [−1, 1] or in [0, 1], or none at all.
     """
-    return torch.cat(list(feature_batches(extractor, images, batch_size, progress)))
+    return torch.cat(list(feature_batches(extractor, images, batch_size, progress, bright)))
 
 
 def feature_batches(
-    extractor: Extractor, images: Tensor | Iterable[Tensor], batch_size: int = 500, progress: bool = False
+    extractor: Extractor,
+    images: Tensor | Iterable[Tensor],
+    batch_size: int = 500,
+    progress: bool = False,
+    bright: bool = False,
 ) -> Iterator[Tensor]:
     """What `extract` puts together, as it comes: [b, D] at a time."""
     at_least(1, batch_size=batch_size)
     total = len(images) if isinstance(images, Tensor) else None
-    lowest, shape = 1.0, None
+    lowest, suspect, shape = 1.0, False, None
     with tqdm(desc=extractor.name, total=total, unit=" images", disable=not progress) as bar:
         for given in [images] if isinstance(images, Tensor) else images:
             if not isinstance(given, Tensor):
@@ -155,18 +165,10 @@ def feature_batches(
                 if shape is not None and batch.shape[1:] != shape:
                     raise ValueError(f"all images must be {tuple(shape)}, got {tuple(batch.shape[1:])} as well")
                 shape, lowest = batch.shape[1:], min(lowest, float(batch.min()))
+                suspect = suspect or seems_in_0_to_1(batch)
                 bar.update(len(batch))
                 yield found
     if shape is None:
         raise ValueError("there are no images: nothing was given")
-    if lowest >= 0:  # one bright photograph may have no dark pixel, all of them together cannot
+    if suspect and lowest >= 0 and not bright:  # one photograph may have no dark pixel, all of them together hardly
         raise ValueError(f"images must fill [−1, 1], but none has a pixel below {lowest:.3g}: use 2 * x − 1")
-
-
-def _check_range(images: Tensor) -> None:
-    """As `check_images`, but for a batch: all of [−1, 1] need not be in it."""
-    if images.ndim == 4 and len(images):
-        corner = -torch.ones_like(images[:1])
-        check_images(torch.cat([images, corner.to(images)]))
-    else:
-        check_images(images)

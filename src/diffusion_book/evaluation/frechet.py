@@ -75,14 +75,15 @@ def moments(
     data: str = "",
     batch_size: int = 500,
     progress: bool = False,
+    bright: bool = False,
 ) -> Moments:
     """The moments of images [N, C, H, W], or of batches of them; not even the features are kept.
 
     Args:
-        data: what they are, such as "mnist/train" or the name of a model.
+        data: what they are, such as "mnist/train" or the name of a model. bright: see `extract`.
     """
     total = None
-    for found in feature_batches(extractor, images, batch_size, progress):
+    for found in feature_batches(extractor, images, batch_size, progress, bright):
         these = Moments.of(found, extractor, data)
         total = these if total is None else total + these
     assert total is not None  # feature_batches has told that there are no images

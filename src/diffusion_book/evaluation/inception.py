@@ -114,6 +114,6 @@ def frechet_inception_distance(
         whole = FULL.get(reference.name)
         expected = f"all {whole:,} images of it" if whole else f"a whole training set: {', '.join(FULL)}, or a folder"
         raise ValueError(f"the reference must be {expected}, got {len(reference):,} of {reference.name}")
-    ours = moments(extractor, samples, progress=progress)
+    ours = moments(extractor, samples, progress=progress, bright=float(reference.x.min()) >= 0)
     theirs = reference_moments(extractor, reference, folder, progress)
     return called(extractor, reference.name, ours.n, len(reference)), frechet_distance(ours, theirs)

@@ -71,12 +71,14 @@ def evaluate(
         check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
     first: list[Tensor] = []
     few = max(kept, shown)
-    ours = extract(extractor, _remember(samples, first, few if labels is None else sys.maxsize), progress=progress)
+    bright = float(train.x.min()) >= 0  # where the data have no dark pixel, samples need none
+    remembered = _remember(samples, first, few if labels is None else sys.maxsize)
+    ours = extract(extractor, remembered, progress=progress, bright=bright)
     if labels is not None:  # of batches the number is known by now
         check_labels(labels, len(ours))
     early = from_uint8(torch.cat(first)[:few])  # as in a file, where the training images are: a copy is at zero
     learnt = reference_features(extractor, train, folder, progress)
-    unseen = extract(extractor, test.x, progress=progress)
+    unseen = extract(extractor, test.x, progress=progress, bright=True)
     measures = _measures(ours, learnt, unseen, extractor, train.name, seeds, pairs)
     by_features = nearest(ours[:shown], learnt).which[:, 0]
     by_pixels = nearest(early[:shown], train.x).which[:, 0]
@@ -189,8 +191,8 @@ def _yardsticks(extractor: Extractor, learnt: Tensor, x: Tensor, noise: Sequence
     reference = Moments.of(learnt, extractor)
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     distances = [
-        frechet_distance(Moments.of(extract(extractor, (x + sigma * eps).clamp(-1, 1)), extractor), reference)
-        for sigma in noise
+        frechet_distance(Moments.of(extract(extractor, noisy, bright=True), extractor), reference)
+        for noisy in ((x + sigma * eps).clamp(-1, 1) for sigma in noise)
     ]
     return tuple(Yardstick(sigma, distance, len(x)) for sigma, distance in zip(noise, distances))
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book.data.images import check_range
 from diffusion_book.evaluation.distances import check_pair, squared_blocks
 
 
@@ -24,9 +25,14 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1) -> Neighbours:
     """The k nearest of references [M, D] for each of queries [N, D], by Euclidean distance, exactly.
 
     Args:
-        queries, references: features, or images [N, C, H, W], whose pixels are then compared.
+        queries, references: features, or images [N, C, H, W] in [−1, 1], whose pixels are then compared.
         k: at most M.
+
+    Raises:
+        ValueError: features that are not finite or of two lengths; images that are not in [−1, 1]; or k above M.
     """
+    for images in (x for x in (queries, references) if isinstance(x, Tensor) and x.ndim == 4):
+        check_range(images)
     queries, references = queries.flatten(1), references.flatten(1)
     check_pair(queries, references)
     if not 1 <= k <= len(references):

@@ -37,7 +37,7 @@ def reference_moments(
     """
 
     def make() -> Arrays:
-        m = moments(extractor, images.x, images.name, progress=progress)
+        m = moments(extractor, images.x, images.name, progress=progress, bright=True)  # `Images` was asked
         return {"n": np.array(m.n), "mean": m.mean.numpy(), "scatter": m.scatter.numpy()}
 
     found = _kept("moments", extractor, images, folder, make)
@@ -49,9 +49,11 @@ def reference_features(
     extractor: Extractor, images: Images, folder: Path | str | None = None, progress: bool = False
 ) -> Tensor:
     """The features [N, D] of a data set, as `reference_moments`: for what the moments are not enough."""
-    found = _kept(
-        "features", extractor, images, folder, lambda: {"x": extract(extractor, images.x, progress=progress).numpy()}
-    )
+
+    def make() -> Arrays:
+        return {"x": extract(extractor, images.x, progress=progress, bright=True).numpy()}
+
+    found = _kept("features", extractor, images, folder, make)
     return torch.from_numpy(found["x"])
 
 

@@ -374,7 +374,8 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
 
 @functools.lru_cache(maxsize=2)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(seed, "epoch", epoch)))
+    generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
+    return torch.randperm(n, generator=generator, device="cpu")  # also where somebody has set another default
 
 
 def flatten(optimiser: dict[str, Any]) -> dict[str, Tensor]:
