@@ -7,11 +7,7 @@ says what the scale of the pixels changes.
 
 import functools
 import hashlib
-import warnings
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,12 +18,10 @@ from diffusion_book._files import cache_folder, expanded
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
 from diffusion_book.data.examples import Examples
+from diffusion_book.data.folder import read_folder
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 DATASETS = ("mnist-5k", *TORCHVISION)
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-UNREAD = {".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
-"""Pictures too, by their names: a folder that has them is told so."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +81,21 @@ def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, 
             nowhere, a subfolder that cannot be read, or, where what is broken is left out, no image at all.
         ConnectionError: the download failed; the message names the offline choice.
     """
-    with torch.device("cpu"):  # also where somebody has set another default
-        return _load(name, split, size, skip_broken)
-
-
-def _load(name: str, split: str, size: int | None, skip_broken: bool) -> Images:
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
-        return _folder(expanded(name.removeprefix("folder:")), size, skip_broken)
+        path = expanded(name.removeprefix("folder:"))
+        return Images(from_uint8(read_folder(path, size, skip_broken)), {}, f"folder:{path}")
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:
         raise ValueError(f"skip_broken is for folder:PATH; {name!r} has no files of its own")
-    if name == "mnist-5k":
-        return _mnist_5k(split)
-    if name in TORCHVISION:
-        return _torchvision(name, split)
-    raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
+    if name not in DATASETS:
+        raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
+    with torch.device("cpu"):  # also where somebody has set another default
+        return _mnist_5k(split) if name == "mnist-5k" else _torchvision(name, split)
 
 
 def check_images(x: Tensor, bright: bool = False) -> None:
@@ -221,78 +210,3 @@ def _torchvision(name: str, split: str) -> Images:
     pixels = torch.as_tensor(np.asarray(dataset.data))
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return Images(from_uint8(pixels.contiguous()), {"y": torch.as_tensor(dataset.targets)}, f"{name}/{split}")
-
-
-def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
-    from PIL import Image, ImageOps
-
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least one pixel, got {size}")
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
-    found = list(_files_below(path))
-    files = [file for file in found if file.suffix.lower() in SUFFIXES or not (file.suffix or file.exists())]
-    others = Counter(file.suffix for file in found if file.suffix.lower() in UNREAD)
-    unread = " and ".join(f"{count} of {suffix}" for suffix, count in others.items())
-    if not files:
-        told = f"; there are {unread}, which is not read: convert them" if others else ""
-        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included{told}")
-    if others:
-        warnings.warn(
-            f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=4
-        )
-    pictures: list[Image.Image] = []
-    broken: list[str] = []
-    first = files[0]  # of those that can be read
-    for file in files:
-        try:
-            if not file.is_file():
-                raise ValueError("it is no file, or a link that leads nowhere")
-            with Image.open(file) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
-            picture = Image.alpha_composite(white, upright).convert("RGB")
-        except Exception as error:  # PIL raises many kinds for a broken file
-            if not skip_broken:
-                raise ValueError(
-                    f"{file} cannot be read as an image ({error}); repair it or take it out, "
-                    "or leave out all such files: skip_broken=True, on the command line --skip-broken"
-                ) from error
-            broken.append(f"{file} ({error})")
-            continue
-        if size is not None:
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-        elif pictures and picture.size != pictures[0].size:
-            raise ValueError(
-                f"{file} is {picture.size[0]}×{picture.size[1]} but {first} is "
-                f"{pictures[0].size[0]}×{pictures[0].size[1]}; pass size= to scale and crop all to one square"
-            )
-        first = first if pictures else file
-        pictures.append(picture)
-    if not pictures:
-        raise ValueError(f"none of the {len(files)} files in {path} can be read as an image, not even {broken[0]}")
-    if broken:
-        warnings.warn(
-            f"left out {len(broken)} of {len(files)} files, which cannot be read as images: {', '.join(broken)}",
-            stacklevel=4,
-        )
-    pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
-    return Images(from_uint8(pixels.contiguous()), {}, f"folder:{path}")
-
-
-def _files_below(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """What is no folder in this one and its subfolders, in order; one that a link puts into itself is left then."""
-    here = folder.resolve()
-    if here in within:
-        return
-    try:
-        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read ({error}); make it readable, or take it out") from error
-    for entry, is_folder in entries:
-        if is_folder:
-            yield from _files_below(entry, (*within, here))
-        else:
-            yield entry

@@ -1,0 +1,89 @@
+"""The reader of a folder of pictures, of any sizes and forms; nothing is left out without a word. Chapter 10."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREAD = {".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
+"""Pictures too, by their names: a folder that has them is told so."""
+
+
+def read_folder(path: Path, size: int | None, skip_broken: bool) -> Tensor:
+    """The pictures of a folder and its subfolders, uint8 [N, 3, H, W], in the order of their names; see `data.load`."""
+    from PIL import Image, ImageOps
+
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least one pixel, got {size}")
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
+    found = list(_files_below(path))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES or not (file.suffix or file.exists())]
+    others = Counter(file.suffix for file in found if file.suffix.lower() in UNREAD)
+    unread = " and ".join(f"{count} of {suffix}" for suffix, count in others.items())
+    if not files:
+        told = f"; there are {unread}, which is not read: convert them" if others else ""
+        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included{told}")
+    if others:
+        warnings.warn(
+            f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=3
+        )
+    pictures: list[Image.Image] = []
+    broken: list[str] = []
+    first = files[0]  # of those that can be read
+    for file in files:
+        try:
+            if not file.is_file():
+                raise ValueError("it is no file, or a link that leads nowhere")
+            with Image.open(file) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
+                upright = ImageOps.exif_transpose(opened).convert("RGBA")
+            white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
+            picture = Image.alpha_composite(white, upright).convert("RGB")
+        except Exception as error:  # PIL raises many kinds for a broken file
+            if not skip_broken:
+                raise ValueError(
+                    f"{file} cannot be read as an image ({error}); repair it or take it out, "
+                    "or leave out all such files: skip_broken=True, on the command line --skip-broken"
+                ) from error
+            broken.append(f"{file} ({error})")
+            continue
+        if size is not None:
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        elif pictures and picture.size != pictures[0].size:
+            raise ValueError(
+                f"{file} is {picture.size[0]}×{picture.size[1]} but {first} is "
+                f"{pictures[0].size[0]}×{pictures[0].size[1]}; pass size= to scale and crop all to one square"
+            )
+        first = first if pictures else file
+        pictures.append(picture)
+    if not pictures:
+        raise ValueError(f"none of the {len(files)} files in {path} can be read as an image, not even {broken[0]}")
+    if broken:
+        warnings.warn(
+            f"left out {len(broken)} of {len(files)} files, which cannot be read as images: {', '.join(broken)}",
+            stacklevel=3,
+        )
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous()
+
+
+def _files_below(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """What is no folder in this one and its subfolders, in order; one that a link puts into itself is left then."""
+    here = folder.resolve()
+    if here in within:
+        return
+    try:
+        entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read ({error}); make it readable, or take it out") from error
+    for entry, is_folder in entries:
+        if is_folder:
+            yield from _files_below(entry, (*within, here))
+        else:
+            yield entry
