@@ -1,16 +1,23 @@
 """Files on a full disk: what was there before still is, the error names the file, and nothing is left behind."""
 
+import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from full_disk import disk_with_room_for
 
 from diffusion_book import nn, zoo
-from diffusion_book._files import whole, write_whole
+from diffusion_book._files import expanded, locked, sync, whole, write_whole
 from diffusion_book.cli import measuring, pictures
+from diffusion_book.data.images import to_uint8
 from diffusion_book.evaluation import Origin, Report, reference
 from diffusion_book.evaluation.report import Pictures
 
@@ -158,3 +165,105 @@ def test_what_stops_a_block_stops_the_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.txt", b"old")]
+
+
+@pytest.mark.parametrize("name", ["A.NPZ", "a.Npz", "A.NPY", "A.PNG", "a.JPG"])
+def test_the_case_of_an_ending_does_not_matter(name, tmp_path):
+    """numpy adds .npz to a name that ends otherwise, and .NPZ does."""
+    x = noise(2)
+    pictures.write(x, tmp_path / name, 2, [5, 6])
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    if name.lower().endswith(".npz"):
+        with np.load(tmp_path / name) as found:
+            assert found["seeds"].tolist() == [5, 6]
+            assert np.array_equal(found["arr_0"], to_uint8(x).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="not Linux")
+def test_a_folder_that_cannot_be_synced_has_been_written_to():
+    """As on a Windows share: there is no such thing, and that is no failure."""
+    descriptor = os.open("/proc/self", os.O_RDONLY)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fsync(descriptor)
+    os.close(descriptor)
+    sync(Path("/proc/self"))
+
+
+def test_a_failing_disk_is_still_told(tmp_path, monkeypatch):
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=r"x\.json could not be written .*Input/output error"):
+        write_whole(tmp_path / "x.json", b"new")
+    with pytest.raises(OSError, match="Input/output error"):
+        sync(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_folder_that_may_not_be_listed_can_be_written_to():
+    """Root may list all, so it becomes nobody for a moment."""
+    us = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o333)
+        try:
+            if us == 0:
+                os.seteuid(65534)
+            write_whole(Path(name) / "x.json", b"new")
+            with locked(Path(name)):  # or not: nothing is asked of it
+                assert (Path(name) / "x.json").read_bytes() == b"new"
+        finally:
+            os.seteuid(us)
+
+
+MOUNTED = """
+mount --bind "$1" "$2" || exit 77
+"$0" -c "
+import sys
+from pathlib import Path
+from diffusion_book._files import write_whole
+try:
+    Path(sys.argv[1]).with_name('other').replace(sys.argv[1])
+except OSError as error:
+    print(error.strerror)
+write_whole(Path(sys.argv[1]), b'new')
+" "$2" && cat "$2"
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="not Linux")
+def test_a_file_that_was_mounted_by_itself_is_written_into(tmp_path):
+    """As into a container: it is busy, so nothing can be renamed over it."""
+    for name in ("outside", "inside", "other"):
+        (tmp_path / name).write_text(f"{name}, and longer than what is written")
+    namespace = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    command = [*namespace, "sh", "-c", MOUNTED, sys.executable, tmp_path / "outside", tmp_path / "inside"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode in (1, 77) and "Device or resource busy" not in done.stdout:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    assert done.stdout == "Device or resource busy\nnew", done.stderr
+    assert (tmp_path / "outside").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "other", "outside"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders can be locked on POSIX")
+def test_one_at_a_time_is_in_a_locked_folder(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(BlockingIOError), locked(tmp_path):
+            pytest.fail("two were in it")
+        with locked(tmp_path.parent):
+            pass
+    with locked(tmp_path):  # it is free again
+        assert list(tmp_path.iterdir()) == []  # and nothing is left in it
+
+
+def test_home_is_found_wherever_a_path_is_written_to(tmp_path, monkeypatch):
+    """A program has no shell that would know `~`; the command line has looked before pictures are written."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for name in (name for name, write in WRITERS.items() if write is not grid):
+        WRITERS[name](Path("~") / name)
+        assert (tmp_path / "home" / name).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert expanded("a/~/b") == Path("a/~/b")
+    assert expanded("~nobody-of-this-name/b") == Path("~nobody-of-this-name/b")

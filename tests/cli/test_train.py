@@ -103,6 +103,13 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run, tmp_path):
     assert all(torch.equal(value, ends[1]["ema"][name]) for name, value in ends[0]["ema"].items())
 
 
+def test_going_on_from_nothing_with_data_is_a_new_run_that_says_so(run, tmp_path):
+    """One command for the first time and for all others, as a queue of jobs gives it."""
+    words = ["train", *TINY, "--set", "preview_every=0", "--data", "mnist-5k", "--resume", "-o", "run"]
+    assert "warning: there is no checkpoint in run to go on from; the run starts anew" in run(*words).stderr
+    assert "starts anew" not in run(*words).stderr
+
+
 def test_previews_are_drawn_on_the_way(run, tmp_path):
     run("train", *TINY, "--set", "preview_every=2", "-o", "run")
     previews = sorted(path.name for path in (tmp_path / "run" / "previews").iterdir())
@@ -129,6 +136,13 @@ def test_previews_are_drawn_on_the_way(run, tmp_path):
         (["--data", "folder:nowhere"], "nowhere is not a folder"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["--size", 32], "size is for folder:PATH"),
+        (["--set", "T=12", "--set", "T=13"], "T is given twice, as 12 and as 13; leave one out"),
+        (["--set", "network.channels=8", "--set", "network={kind='unet'}"], "network is given twice"),
+        (["--steps", 5, "--set", "steps=6"], "steps is given twice, as 5 and as 6"),
+        (
+            ["--resume", "-o", "runs/pictrues"],
+            "there is no run in runs/pictrues to go on with; give its folder by --out",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_says_how_to_mend_it(run, words, message, tmp_path):

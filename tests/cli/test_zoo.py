@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
     assert cards.wall_time(tmp_path, 120) == 2 + 0.5
     assert cards.wall_time(tmp_path, 40) == 1
     assert cards.training_loss(tmp_path, 22) == 0.05
+
+
+@pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])
+def test_a_place_for_weights_that_cannot_be_written_is_told_before_training(words, run, recipes, tmp_path, monkeypatch):
+    """The package may lie in a folder of the administrator's."""
+    monkeypatch.setattr(zoo, "WEIGHTS", Path("/proc/weights"))
+    result = run("zoo", "train", "tiny", *words, fails=True)
+    assert "error: /proc/weights/tiny.safetensors cannot be written (" in result.stderr
+    assert result.stderr.endswith("; give a folder that can be, by --export\n")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_recipe_that_is_not_there_lists_those_that_are(run, recipes):

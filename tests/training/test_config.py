@@ -9,7 +9,7 @@ import torch
 from diffusion_book import losses, schedules
 from diffusion_book.data import Images
 from diffusion_book.training import Classification, Denoising, RunConfig
-from diffusion_book.training.config import build_data, build_network, build_objective, build_schedule
+from diffusion_book.training.config import _parse_yaml, build_data, build_network, build_objective, build_schedule
 
 UNET = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4}
 
@@ -87,6 +87,32 @@ def test_a_rate_in_yaml_is_a_number_with_or_without_a_dot(written, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"learning_rate: {written}\n")
     assert RunConfig.from_file(path).learning_rate == 1e-3
+
+
+def test_what_yaml_says_elsewhere_is_still_read(tmp_path):
+    """Anchors, the merging of one mapping into another, and the numbers on which both versions agree."""
+    path = tmp_path / "run.yaml"
+    path.write_text("network: &n {kind: unet, channels: 64}\nsteps: 0x1F4\nseed: 0\nkeep_steps: [1, 500]\n")
+    config = RunConfig.from_file(path)
+    assert (config.steps, config.seed, config.keep_steps) == (500, 0, (1, 500))
+    assert config.network == {"kind": "unet", "channels": 64}
+    assert _parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(("suffix", "text"), [("toml", TOML), ("yaml", YAML), ("json", json.dumps(SAME))])
+def test_what_editors_on_windows_write_is_read(suffix, text, encoding, tmp_path):
+    """With the mark of its encoding before it, and with their ends of lines."""
+    path = tmp_path / f"run.{suffix}"
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    path.write_bytes(f"{mark}{text}".replace("\n", "\r\n").encode(encoding))
+    assert RunConfig.from_file(path) == RunConfig(**{**SAME, "keep_steps": (100, 200)})
+
+
+def test_a_configuration_may_lie_at_home(tmp_path, monkeypatch):
+    (tmp_path / "run.toml").write_text("steps = 5")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunConfig.from_file("~/run.toml").steps == 5
 
 
 def test_what_only_looks_like_a_number_in_yaml_stays_text(tmp_path):
@@ -188,7 +214,15 @@ def test_bad_values_are_refused_in_python_too(options, message):
         ("a.yaml", b"", "a.yaml: expected names and values, got NoneType"),
         ("a.json", b"[1]", "a.json: expected names and values, got list"),
         ("a.txt", b"steps = 1", "a configuration is .toml, .yaml or .json, not '.txt'"),
-        ("a.toml", b"\xff\xfe", "a.toml cannot be read"),
+        ("a.toml", b"\xffsteps = 1", "a.toml cannot be read"),
+        ("a.yaml", b"steps: 500\nsteps: 50\n", "a.yaml: steps stands there twice, as 500 and as 50; take one out"),
+        ("a.json", b'{"steps": 500, "steps": 50}', "a.json: steps stands there twice, as 500 and as 50"),
+        ("a.toml", b"steps = 500\nsteps = 50\n", "a.toml: Cannot overwrite a value"),
+        ("a.yaml", b"network: {kind: unet, kind: dit}", "a.yaml: kind stands there twice, as 'unet' and as 'dit'"),
+        ("a.json", b'{"network": {"kind": "unet", "kind": "dit"}}', "a.json: kind stands there twice"),
+        ("a.yaml", b"steps: 0500", "a.yaml: 0500 means one number in YAML 1.1 and another in 1.2; write it in full"),
+        ("a.yaml", b"steps: 10:00", "a.yaml: 10:00 means one number in YAML 1.1"),
+        ("a.yaml", b"learning_rate: 1:30.5", "a.yaml: 1:30.5 means one number in YAML 1.1"),
         ("a.toml", b"step = 1", "a.toml: unknown key 'step'; did you mean 'steps'?"),
     ],
 )

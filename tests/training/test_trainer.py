@@ -380,6 +380,38 @@ def test_a_run_is_not_begun_over_another(whole):
     assert outcome(whole) == before
 
 
+def test_going_on_from_nothing_is_said(whole, tmp_path):
+    """A misspelt folder is a new run; one that was killed before its first checkpoint, too."""
+    with pytest.warns(UserWarning, match=rf"no checkpoint in {tmp_path} to go on from; the run starts anew"):
+        run(tmp_path, resume=True)
+    assert outcome(tmp_path) == outcome(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(tmp_path, resume=True)
+
+
+def test_a_run_has_its_folder_for_itself(whole, tmp_path):
+    """Stopped, not ended, the first still has it; killed it has not, and the second goes on to the same end."""
+    process = start(tmp_path, steps=12, checkpoint_every=3, preview_every=0)
+    try:
+        while not reached(tmp_path):
+            assert process.poll() is None
+            time.sleep(1e-3)
+        process.send_signal(signal.SIGSTOP)
+        before = sorted(tmp_path.rglob("*"))
+        for resume in (True, False):
+            with pytest.raises(
+                CheckpointError, match=rf"another process is training in {tmp_path}; wait until it ends"
+            ):
+                run(tmp_path, resume=resume)
+        assert sorted(tmp_path.rglob("*")) == before
+    finally:
+        process.kill()
+        process.wait()
+    run(tmp_path, resume=True)
+    assert outcome(tmp_path) == outcome(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("seed", 5), ("steps", 24), ("learning_rate", 1e-4), ("network", {**UNET, "channels": 16}), ("batch_size", 4)],

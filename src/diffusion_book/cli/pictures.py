@@ -77,8 +77,8 @@ def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | 
             unfinished.write_bytes(array.getbuffer())
     elif suffix == ".npz":
         labels: dict[str, Any] = {} if y is None else {"labels": y.numpy()}
-        with whole(out) as unfinished:
-            np.savez_compressed(unfinished, arr_0=_bytes(x), seeds=np.asarray(seeds), **labels)
+        with whole(out) as unfinished, unfinished.open("wb") as file:  # to a name like A.NPZ numpy would add .npz
+            np.savez_compressed(file, arr_0=_bytes(x), seeds=np.asarray(seeds), **labels)
     else:
         for image, seed in zip(x, seeds):
             _save(image, out / f"{seed:06d}.png")

@@ -73,6 +73,10 @@ def train(
     folder = out or Path("runs") / _name(config, options.get("data", "mnist-5k"))
     if config is None and resume and (folder / "config.json").is_file():
         values = RunConfig.from_file(folder / "config.json").to_dict()
+    elif config is None and resume and "data" not in options:
+        raise ValueError(
+            f"there is no run in {folder} to go on with; give its folder by --out, or leave --resume out to begin one"
+        )
     elif config is None and str(options.get("data")).startswith("folder:"):
         values = dict(FOLDER)
     for name, value in options.items():
@@ -106,6 +110,8 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise ValueError(f"--set {'.'.join(keys)}: {key} has no parts")
+    if last in values and values[last] != value:
+        raise ValueError(f"{'.'.join(keys)} is given twice, as {values[last]!r} and as {value!r}; leave one out")
     values[last] = value
 
 

@@ -43,12 +43,14 @@ def train(
 ) -> None:
     """Train a model of the zoo again from its recipe, and write its weights and its card."""
     from diffusion_book import zoo
-    from diffusion_book.cli import cards
+    from diffusion_book.cli import cards, pictures
     from diffusion_book.cli.runs import run
     from diffusion_book.training import RunConfig
 
     config = RunConfig.from_file(zoo.recipe(name))
+    folder = export or zoo.WEIGHTS
+    pictures.check_writable(folder / f"{name}.safetensors", "give a folder that can be, by --export")
     trainer = run(config, out or Path("runs") / name, resume)
     if trainer.accelerator.is_main_process:
-        for path in cards.export(trainer, name, f"diffusion-book zoo train {name}", export or zoo.WEIGHTS):
+        for path in cards.export(trainer, name, f"diffusion-book zoo train {name}", folder):
             typer.echo(f"weights: {path}, card: {path.with_suffix('.json')}")

@@ -106,5 +106,5 @@ def _read(path: Path, key: Mapping[str, object]) -> Arrays:
 
 
 def _write(path: Path, key: Mapping[str, object], arrays: Arrays) -> None:
-    with whole(path) as unfinished:
-        np.savez(unfinished, key=np.array(json.dumps(key)), **arrays)  # type: ignore[arg-type]
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, key=np.array(json.dumps(key)), **arrays)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ that is killed while it writes leaves the last good checkpoint as it was, and a 
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -18,7 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from diffusion_book._files import UNFINISHED, sync
+from diffusion_book._files import UNFINISHED, sync, to_disk
 
 MANIFEST = "checkpoint.json"
 FORMAT = 2  # 1 did not say of which run a checkpoint is
@@ -157,7 +156,7 @@ def _write(path: Path, content: bytes) -> str:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        to_disk(file.fileno())
     return hashlib.sha256(content).hexdigest()
 
 

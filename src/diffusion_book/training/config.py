@@ -4,12 +4,13 @@ A configuration is TOML, YAML or JSON. What it leaves out has the defaults of `R
 fields is an error that names the nearest one.
 """
 
+import codecs
 import dataclasses
 import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from diffusion_book._checks import at_least
+from diffusion_book._files import expanded
 from diffusion_book._names import unknown
 from diffusion_book.data import Examples, Images, load
 from diffusion_book.losses import (
@@ -119,12 +121,13 @@ class RunConfig(TrainConfig):
 
     @classmethod
     def from_file(cls, path: Path | str) -> "RunConfig":
-        """Read a .toml, .yaml, .yml or .json file.
+        """Read a .toml, .yaml, .yml or .json file, in UTF-8 or, as Windows writes it, UTF-16.
 
         Raises:
-            ValueError: the file is not there or cannot be parsed, and what `from_dict` raises.
+            ValueError: the file is not there or cannot be parsed, a key stands there twice, or a number in YAML means
+                two things; and what `from_dict` raises.
         """
-        path = Path(path)
+        path = expanded(path)
         return cls.from_dict(_parse(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +197,9 @@ def build_data(config: RunConfig) -> Images:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")  # without the mark that some editors begin with
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     try:
@@ -204,7 +209,7 @@ def _parse(path: Path) -> dict[str, Any]:
             case ".yaml" | ".yml":
                 values = _parse_yaml(text)
             case ".json":
-                values = json.loads(text)
+                values = json.loads(text, object_pairs_hook=_once)
             case other:
                 raise ValueError(f"a configuration is .toml, .yaml or .json, not {other!r}")
     except Exception as error:  # each parser has its own
@@ -214,12 +219,35 @@ def _parse(path: Path) -> dict[str, Any]:
     return values
 
 
+def _once(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
+    """A mapping of these names and values, of which no name may be there twice: which one was meant?"""
+    values: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name} stands there twice, as {values[name]!r} and as {value!r}; take one out")
+        values[name] = value
+    return values
+
+
 def _parse_yaml(text: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
         """YAML 1.1 takes 1e-3 for a text, since it has no dot; everyone else, YAML 1.2 too, for a number."""
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            own = (pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge")
+            _once([self.construct_object(part, True) for part in pair] for pair in own)
+            return super().construct_mapping(node, deep)
+
+        def construct_number(self, node: Any) -> int | float:
+            if re.match(r"[-+]?0[0-7_]+$|.*:", node.value):  # octal, or of base 60, and in YAML 1.2 neither
+                raise ValueError(f"{node.value} means one number in YAML 1.1 and another in 1.2; write it in full")
+            is_int = node.tag.endswith(":int")
+            return self.construct_yaml_int(node) if is_int else self.construct_yaml_float(node)
+
+    for tag in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{tag}", Loader.construct_number)
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     return yaml.load(text, Loader)  # a SafeLoader: it makes nothing but plain values

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from diffusion_book._files import write_whole
+from diffusion_book._files import expanded, locked, write_whole
 from diffusion_book.data import Examples
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError
@@ -62,7 +63,7 @@ class Trainer:
     ) -> None:
         from accelerate import Accelerator  # takes seconds to import
 
-        self.config, self.folder, self.preview = config, Path(folder), preview
+        self.config, self.folder, self.preview = config, expanded(folder), preview
         logger = "tensorboard" if importlib.util.find_spec("tensorboard") else None
         # Precision and accumulation are not left to it: what it holds of them, all Accelerators of a process share.
         self.accelerator = Accelerator(mixed_precision="no", log_with=logger, project_dir=str(self.folder))
@@ -101,10 +102,19 @@ class Trainer:
 
         Raises:
             CheckpointError: there are checkpoints and resume is not said; or the newest is damaged, or of a run with
-                another configuration; or not all processes find the same.
+                another configuration; or not all processes find the same; or another run is going on in the folder.
             FloatingPointError: the loss or its gradient became NaN or infinite; no checkpoint of that is written.
+
+        Warns:
+            UserWarning: there is no checkpoint to resume from.
         """
-        self._start(resume)
+        with self._alone():
+            self._start(resume)
+            self._train()
+        self.accelerator.end_training()
+        return self.ema.network
+
+    def _train(self) -> None:
         self.network.train()
         self._since = time.perf_counter()
         bar = {"total": self.config.steps, "initial": self.step, "desc": self.folder.name, "mininterval": 1}
@@ -119,8 +129,6 @@ class Trainer:
                     self._draw_preview()
                 if self._due(self.config.checkpoint_every) or self.step in self.config.keep_steps:
                     self._save(grad_norm)
-        self.accelerator.end_training()
-        return self.ema.network
 
     def _train_step(self) -> Tensor | None:
         """One step of the optimiser, on the batch of this number → the gradient's norm.
@@ -241,6 +249,22 @@ class Trainer:
                 "Make room, or give a folder that can be written to, and start again with --resume"
             ) from error
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Where this is the only run in its folder: another would take what is half written for a leftover."""
+        with contextlib.ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                with self.writing():
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(self.folder))
+                except BlockingIOError as error:
+                    raise CheckpointError(
+                        f"another process is training in {self.folder}; wait until it ends or stop it, or give "
+                        "another folder"
+                    ) from error
+            yield
+
     def _start(self, resume: bool) -> None:
         """Make the folder, or go on from what it holds."""
         folder = self.folder / "checkpoints"
@@ -253,6 +277,10 @@ class Trainer:
                     raise CheckpointError(
                         f"{self.folder} holds a run that reached step {checkpoint.step_of(newest)}; "
                         "go on with it by --resume, or give another folder"
+                    )
+                if resume and not newest:
+                    warnings.warn(
+                        f"there is no checkpoint in {self.folder} to go on from; the run starts anew", stacklevel=3
                     )
                 if not newest or not (self.folder / "config.json").exists():
                     write_whole(self.folder / "config.json", self.config.to_dict())
