@@ -11,6 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
+from diffusion_book.data import icons
 from diffusion_book.data.examples import Examples
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-DATASETS = ("mnist-5k", *TORCHVISION)
+DATASETS = ("mnist-5k", "icons", *TORCHVISION)
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -34,11 +36,13 @@ class Images(Examples):
         conditions: what is known of them, by the name under which a network is told, [N, …] each: {} where that is
             nothing, {"y": labels} for class labels [N], int64 from 0 on.
         name: where they came from.
+        class_names: what the classes are called, label by label; () where nobody named them.
     """
 
     x: Tensor
     conditions: Conditions
     name: str
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_images(self.x)
@@ -61,37 +65,53 @@ class Images(Examples):
         return digest.hexdigest()
 
 
-def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, skip_broken: bool = False) -> Images:
+def load(
+    name: str = "mnist-5k",
+    split: str = "train",
+    size: int | None = None,
+    skip_broken: bool = False,
+    labels: Literal["folders"] | None = None,
+) -> Images:
     """Load a data set by name. `describe` says what each is and where it comes from.
 
     Args:
-        name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
-            $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
-            RGB, transparent parts as white. Names that begin with a dot, such as what a killed program leaves, are not.
+        name: "mnist-5k" or "icons" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or
+            downloaded to $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own
+            images, read as RGB, transparent parts as white. Names that begin with a dot, such as what a killed program
+            leaves, are not.
         split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
-            are from MNIST's training split, so a model trained on "mnist" has seen them.
+            are from MNIST's training split, so a model trained on "mnist" has seen them. `icons` keeps every tenth of
+            a class.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
             images already are of one size. The named sets keep their own size.
         skip_broken: leave out a folder's files that cannot be read, with a warning that names each; by default the
             first of them is an error.
+        labels: "folders" takes the subfolder in which an image of a folder lies as its class, the classes in the order
+            of their names; by default a folder's images have none. The named sets bring their own.
 
     Raises:
         ValueError: unknown name or split, an empty or missing folder, a file that is no image, or, where broken
-            ones are left out, none that is.
+            ones are left out, none that is; or an image that lies in no subfolder, where these are the labels.
         ConnectionError: the download failed; the message names the offline choice.
+        ImportError: the package that carries the icons is not installed; the message says how it is.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
-        return _folder(Path(name.removeprefix("folder:")), size, skip_broken)
+        return _folder(Path(name.removeprefix("folder:")), size, skip_broken, labels)
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:
         raise ValueError(f"skip_broken is for folder:PATH; {name!r} has no files of its own")
+    if labels is not None:
+        raise ValueError(f"labels is for folder:PATH; {name!r} has its own")
     if name == "mnist-5k":
         return _mnist_5k(split)
+    if name == "icons":
+        x, y = icons.pictures(split)
+        return Images(from_uint8(x), {"y": y}, f"icons/{split}", icons.CLASSES)
     if name in TORCHVISION:
         return _torchvision(name, split)
     raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
@@ -178,9 +198,11 @@ def _torchvision(name: str, split: str) -> Images:
     return Images(from_uint8(pixels.contiguous()), {"y": torch.as_tensor(dataset.targets)}, f"{name}/{split}")
 
 
-def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
+def _folder(path: Path, size: int | None, skip_broken: bool, labels: Literal["folders"] | None) -> Images:
     from PIL import Image, ImageOps
 
+    if labels not in (None, "folders"):
+        raise ValueError(f"labels must be None or 'folders', got {labels!r}")
     if size is not None and size < 1:
         raise ValueError(f"size must be at least one pixel, got {size}")
     if not path.is_dir():
@@ -190,6 +212,7 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
     if not files:
         raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included")
     pictures: list[Image.Image] = []
+    read: list[Path] = []
     broken: list[str] = []
     first = files[0]  # of those that can be read
     for file in files:
@@ -217,6 +240,7 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
             )
         first = first if pictures else file
         pictures.append(picture)
+        read.append(file)
     if not pictures:
         raise ValueError(f"none of the {len(files)} files in {path} can be read as an image, not even {broken[0]}")
     if broken:
@@ -225,4 +249,17 @@ def _folder(path: Path, size: int | None, skip_broken: bool) -> Images:
             stacklevel=3,
         )
     pixels = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
-    return Images(from_uint8(pixels.contiguous()), {}, f"folder:{path}")
+    y, names = ({}, ()) if labels is None else _subfolders(read, path)
+    return Images(from_uint8(pixels.contiguous()), y, f"folder:{path}", names)
+
+
+def _subfolders(files: list[Path], folder: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The class of each file, which is the first subfolder on the way to it, and the names of the classes."""
+    ways = [file.relative_to(folder).parts for file in files]
+    if loose := [file for file, way in zip(files, ways) if len(way) == 1]:
+        raise ValueError(
+            f"{loose[0]} lies in no subfolder, and so has no class ({len(loose)} of {len(files)} files do not); "
+            "put each image into the subfolder of its class, or load them without labels"
+        )
+    names = sorted({way[0] for way in ways})
+    return {"y": torch.tensor([names.index(way[0]) for way in ways])}, tuple(names)
