@@ -135,7 +135,7 @@ def test_each_image_needs_its_label():
 def test_an_unknown_data_set_is_refused_with_the_list_of_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"'minst' \(did you mean 'mnist'\?\); choose one of mnist-5k, mnist, .*cifar10, or folder:PATH",
+        match=r"'minst' \(did you mean 'mnist'\?\); choose one of mnist-5k, icons, mnist, .*cifar10, or folder:PATH",
     ):
         load("minst")
 
