@@ -177,7 +177,9 @@ def test_a_folder_of_icons_is_read_as_the_set_itself(tmp_path):
     by_path = sorted(range(len(ALL)), key=lambda i: (icons.CLASSES[ALL[i].label], f"{ALL[i].name}.png"))
     assert found.class_names == tuple(sorted(icons.CLASSES))
     assert torch.equal(found.x, from_uint8(x[by_path]))
-    assert [found.class_names[label] for label in found.conditions["y"]] == [icons.CLASSES[label] for label in y[by_path]]
+    assert [found.class_names[label] for label in found.conditions["y"]] == [
+        icons.CLASSES[label] for label in y[by_path]
+    ]
     assert "CC BY-SA 4.0" in (folder / icons.MARK).read_text()
 
 

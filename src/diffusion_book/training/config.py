@@ -48,7 +48,7 @@ class RunConfig(TrainConfig):
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
         skip_broken: leave out a folder's files that cannot be read, and say so.
         labels: "folders" takes a folder's classes from its subfolders; see `data.load`.
-        class_names: what these classes are called, label by label. Whoever begins a run need not say: `train` fills it in.
+        class_names: what these are called, label by label. Whoever begins a run need not say: `train` fills it in.
         network: "kind" (one of `nn.build.KINDS`), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
