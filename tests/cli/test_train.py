@@ -65,6 +65,22 @@ def test_the_size_of_equal_pictures_is_kept_with_the_run(run, tmp_path, toml):
     assert RunConfig.from_file(tmp_path / "run" / "config.json").size == 24
 
 
+def test_subfolders_are_classes_that_the_run_knows_by_name(run, pictures, tmp_path):
+    (pictures / "most").mkdir()
+    for file in [path for path in pictures.iterdir() if path.is_file()]:
+        file.rename(pictures / "most" / file.name)
+    asked = ["--data", f"folder:{pictures}", "--set", "labels=folders", "--set", "flip=true"]
+    run("train", *asked, *TINY, "-o", "named")
+    config = RunConfig.from_file(tmp_path / "named" / "config.json")
+    assert (config.labels, config.class_names, config.flip) == ("folders", ("more", "most"), True)
+    run("sample", "--model", "named", "--class", 1, "--count", 2, "--steps", 2, "-o", "two.png")
+    assert (tmp_path / "two.png").exists()
+    assert "0 … 1" in run("sample", "--model", "named", "--class", 2, "--count", 2, "-o", "no.png", fails=True).output
+    (pictures / "more").rename(pictures / "other")
+    result = run("train", *asked, *TINY, "-o", "named", "--resume", fails=True)
+    assert "was begun with class_names = ['more', 'most'], and now class_names = ['most', 'other']" in result.output
+
+
 def test_options_go_before_the_file_and_the_file_before_defaults(run, toml, tmp_path):
     path = toml(
         "steps = 9\nbatch_size = 2\nprecision = 'fp32'\nT = 30\nseed = 5\n"

@@ -136,7 +136,7 @@ def test_each_image_needs_its_label():
 def test_an_unknown_data_set_is_refused_with_the_list_of_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"'minst' \(did you mean 'mnist'\?\); choose one of mnist-5k, mnist, .*cifar10, or folder:PATH",
+        match=r"'minst' \(did you mean 'mnist'\?\); choose one of mnist-5k, icons, mnist, .*cifar10, or folder:PATH",
     ):
         load("minst")
 
@@ -219,6 +219,42 @@ def test_a_folder_gives_the_pixels_of_its_files_in_order(tmp_path, mode):
     for x, pixels in zip(found.x, (first, second)):
         expected = np.repeat(pixels[..., None], 3, 2) if mode == "L" else pixels[..., :3]
         assert np.array_equal(images.to_uint8(x).permute(1, 2, 0).numpy(), expected)
+
+
+def test_subfolders_are_classes_when_asked_for(tmp_path):
+    """The first on the way, in the order of their names; a picture keeps its place."""
+    for seed, name in enumerate(("dogs/a.png", "cats/deep/er/b.png", "cats/c.png", "zebras/d.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / name, seed=seed)
+    (tmp_path / "empty").mkdir()
+    found = load(f"folder:{tmp_path}", labels="folders")
+    assert found.class_names == ("cats", "dogs", "zebras")
+    assert found.conditions["y"].dtype == torch.int64
+    assert found.conditions["y"].tolist() == [0, 0, 1, 2]
+    plain = load(f"folder:{tmp_path}")
+    assert torch.equal(found.x, plain.x)
+    assert (plain.conditions, plain.class_names) == ({}, ())
+    (tmp_path / "dogs" / "a.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match=r"a\.png"):
+        rest = load(f"folder:{tmp_path}", labels="folders", skip_broken=True)
+    assert rest.class_names == ("cats", "zebras")
+    assert rest.conditions["y"].tolist() == [0, 0, 1]
+
+
+def test_a_picture_in_no_subfolder_has_no_class(tmp_path):
+    (tmp_path / "dogs").mkdir()
+    picture(tmp_path / "dogs" / "a.png")
+    picture(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png lies in no subfolder, and so has no class \(1 of 2 files do not\)"):
+        load(f"folder:{tmp_path}", labels="folders")
+
+
+def test_labels_are_folders_and_of_a_folder(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="labels must be None or 'folders', got 'names'"):
+        load(f"folder:{tmp_path}", labels="names")
+    with pytest.raises(ValueError, match="labels is for folder:PATH; 'mnist-5k' has its own"):
+        load("mnist-5k", labels="folders")
 
 
 def test_hidden_files_are_no_pictures_of_yours(tmp_path):

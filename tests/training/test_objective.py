@@ -11,7 +11,7 @@ from diffusion_book.conditions import Conditions
 from diffusion_book.losses import min_snr, simple_loss
 from diffusion_book.nn import Classifier, ClassifierConfig
 from diffusion_book.training.loop import TrainConfig, train
-from diffusion_book.training.objective import Classification, Denoising, move, warp
+from diffusion_book.training.objective import Classification, Denoising, flip_half, move, warp
 
 SCHEDULE = schedules.linear(50)
 
@@ -87,6 +87,40 @@ def test_a_network_is_told_what_is_asked_for_and_all_of_it_where_nothing_is(gene
     assert set(Denoising(SCHEDULE).draw(x, conditions, generator)) == {*names, "y", "context"}
     assert set(Denoising(SCHEDULE, told=("y",)).draw(x, conditions, generator)) == {*names, "y"}
     assert set(Denoising(SCHEDULE, told=()).draw(x, conditions, generator)) == set(names)
+
+
+# Flips ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_picture_or_its_mirror_image_half_of_the_time(generator):
+    n = 4000
+    x = images(n, generator, side=4)
+    found = flip_half(x, seeded())
+    mirrored = torch.stack([x[..., 3 - column] for column in range(4)], dim=-1)
+    left, flipped = ((found == other).flatten(1).all(1) for other in (x, mirrored))
+    assert (left ^ flipped).all()
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / n))
+    assert torch.equal(found, flip_half(x, seeded()))
+    assert not torch.equal(found, flip_half(x, seeded(6)))
+
+
+def test_the_plain_loop_flips_before_it_draws_anything_else(generator):
+    x = images(16, generator)
+
+    class Same:
+        def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Conditions]:
+            return x, {}
+
+    config = TrainConfig(steps=1, batch_size=16, precision="fp32", seed=7, flip=True)
+    plain = train(Affine(), Same(), SCHEDULE, config).losses[0]
+    objective, again = Denoising(SCHEDULE), seeded(7)
+    flipped = flip_half(x, again)
+    assert torch.equal(objective.loss(Affine(), objective.draw(flipped, {}, again)).mean().detach(), plain)
+
+
+def test_only_images_are_flipped(generator):
+    with pytest.raises(ValueError, match=r"only images \[B, C, H, W\] can be flipped, got \[8, 2\]; leave flip out"):
+        flip_half(torch.randn(8, 2, generator=generator), generator)
 
 
 # Classification ------------------------------------------------------------------------------------------------

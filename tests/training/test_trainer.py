@@ -96,10 +96,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The loop ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decay", ["cosine", "none"])
-def test_it_is_the_loop_written_out_by_hand(decay, tmp_path):
+@pytest.mark.parametrize(("decay", "flip"), [("cosine", False), ("none", True)])
+def test_it_is_the_loop_written_out_by_hand(decay, flip, tmp_path):
     """Seven steps of AdamW, its rate, clipping and average, from the same start on the same draws: the same bits."""
-    config = tiny(steps=7, decay=decay, grad_clip=0.5)
+    config = tiny(steps=7, decay=decay, grad_clip=0.5, flip=flip)
     trainer, data = Trainer(config, tmp_path, data=pictures()), pictures()
     network, objective = copy.deepcopy(trainer.network).train(), trainer.objective
     found = trainer.run()
@@ -115,7 +115,11 @@ def test_it_is_the_loop_written_out_by_hand(decay, tmp_path):
         optimiser.param_groups[0]["lr"] = rate
         index = batch_index(28, 8, step, config.seed)
         generator = torch.Generator().manual_seed(seed_of(config.seed, "batch", step))
-        batch = objective.draw(*data.take(index), generator)
+        x0, conditions = data.take(index)
+        if flip:
+            mirrored = torch.rand(8, generator=generator) < 0.5
+            x0 = torch.stack([x.flip(2) if turn else x for x, turn in zip(x0, mirrored)])
+        batch = objective.draw(x0, conditions, generator)
         torch.manual_seed(seed_of(config.seed, "dropout", step, 0))
         optimiser.zero_grad()
         objective.loss(network, batch).mean().backward()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -341,7 +341,7 @@ def real_images(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images,
         )
     skip_broken = recipe.get("skip_broken", False)
     try:
-        train = _load(name, "train", recipe.get("size"), skip_broken)
+        train = _load(name, "train", recipe.get("size"), skip_broken, recipe.get("labels"))
     except ValueError as error:
         raise ValueError(f"what the model was trained on is the reference, and cannot be had: {error}") from error
     height, width = train.x.shape[2:]
@@ -363,11 +363,13 @@ def real_images(model: zoo.Pretrained, unseen: str | None) -> tuple[data.Images,
     return train, held_out
 
 
-def _load(name: str, split: str, size: int | None, skip_broken: bool) -> data.Images:
+def _load(
+    name: str, split: str, size: int | None, skip_broken: bool, labels: Literal["folders"] | None = None
+) -> data.Images:
     if not name.startswith("folder:"):
         return data.load(name, split)
     try:
-        return data.load(name, size=size, skip_broken=skip_broken)  # a folder is one split
+        return data.load(name, size=size, skip_broken=skip_broken, labels=labels)  # a folder is one split
     except ValueError as error:  # its last advice is an option that `evaluate` does not have
         raise ValueError(str(error).partition(", or leave out all such files")[0]) from error
 

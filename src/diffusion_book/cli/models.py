@@ -99,4 +99,4 @@ def _described(config: RunConfig) -> dict[str, Any]:
     if config.data in DATASETS:
         card = describe(config.data)
         return {"image_channels": card.channels, "classes": card.classes, **config.network}
-    return {"image_channels": 3, **config.network}
+    return {"image_channels": 3, "classes": len(config.class_names), **config.network}

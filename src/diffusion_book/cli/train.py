@@ -13,7 +13,8 @@ FOLDER = {"size": 32, "batch_size": 64, "learning_rate": 2e-3, "preview_every": 
 def train(
     config: Annotated[Path | None, typer.Option(help="A .toml, .yaml or .json file; options go before it.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="mnist-5k, mnist, fashion-mnist, cifar10, or folder:PATH for your own pictures.")
+        str | None,
+        typer.Option(help="mnist-5k, icons, mnist, fashion-mnist, cifar10, or folder:PATH for your own pictures."),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side in pixels, for a folder. [default: 32]")] = None,
     skip_broken: Annotated[
@@ -84,7 +85,8 @@ def train(
         values[name] = {**_network(values), **value} if both else value
     wanted = RunConfig.from_dict(values, "the options")
     images = build_data(wanted)
-    wanted = RunConfig.from_dict({**wanted.to_dict(), "size": runs.side_of(wanted, images)})
+    found = {"size": runs.side_of(wanted, images), "class_names": list(images.class_names if wanted.labels else ())}
+    wanted = RunConfig.from_dict({**wanted.to_dict(), **found})
     runs.run(wanted, folder, resume, images)
 
 

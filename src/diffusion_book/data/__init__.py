@@ -1,6 +1,7 @@
 """Data: two-dimensional toys that know their own density, and images scaled to [−1, 1]."""
 
 from diffusion_book.data.examples import Examples, Source
+from diffusion_book.data.icons import write_icons
 from diffusion_book.data.images import DATASETS, Images, images_sha256, load
 from diffusion_book.data.sets import SetCard, describe
 from diffusion_book.data.splits import duplicates, nearest, split
@@ -29,4 +30,5 @@ __all__ = [
     "ring_of_gaussians",
     "split",
     "two_moons",
+    "write_icons",
 ]

@@ -14,8 +14,8 @@ UNREAD = {".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".
 """Pictures too, by their names: a folder that has them is told so."""
 
 
-def read_folder(path: Path, size: int | None, skip_broken: bool) -> Tensor:
-    """The pictures of a folder and its subfolders, uint8 [N, 3, H, W], in the order of their names; see `data.load`."""
+def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor, list[Path]]:
+    """The pictures of a folder and its subfolders, uint8 [N, 3, H, W], and their files, in order; see `data.load`."""
     from PIL import Image, ImageOps
 
     if size is not None and size < 1:
@@ -34,6 +34,7 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> Tensor:
             f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=3
         )
     pictures: list[Image.Image] = []
+    read: list[Path] = []
     broken: list[str] = []
     first = files[0]  # of those that can be read
     for file in files:
@@ -63,6 +64,7 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> Tensor:
             )
         first = first if pictures else file
         pictures.append(picture)
+        read.append(file)
     if not pictures:
         raise ValueError(f"none of the {len(files)} files in {path} can be read as an image, not even {broken[0]}")
     if broken:
@@ -70,7 +72,23 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> Tensor:
             f"left out {len(broken)} of {len(files)} files, which cannot be read as images: {', '.join(broken)}",
             stacklevel=3,
         )
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous(), read
+
+
+def classes_of(files: list[Path], folder: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The class of each file, which is the first subfolder on the way to it, and the names of the classes.
+
+    Raises:
+        ValueError: a file lies in no subfolder.
+    """
+    ways = [file.relative_to(folder).parts for file in files]
+    if loose := [file for file, way in zip(files, ways) if len(way) == 1]:
+        raise ValueError(
+            f"{loose[0]} lies in no subfolder, and so has no class ({len(loose)} of {len(files)} files do not); "
+            "put each image into the subfolder of its class, or load them without labels"
+        )
+    names = sorted({way[0] for way in ways})
+    return {"y": torch.tensor([names.index(way[0]) for way in ways])}, tuple(names)
 
 
 def _files_below(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:

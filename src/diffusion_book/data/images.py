@@ -8,6 +8,7 @@ says what the scale of the pixels changes.
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from diffusion_book._checks import check_floating
 from diffusion_book._files import cache_folder, expanded
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
+from diffusion_book.data import icons
 from diffusion_book.data.examples import Examples
-from diffusion_book.data.folder import read_folder
+from diffusion_book.data.folder import classes_of, read_folder
 
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-DATASETS = ("mnist-5k", *TORCHVISION)
+DATASETS = ("mnist-5k", "icons", *TORCHVISION)
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Images(Examples):
         conditions: what is known of them, by the name under which a network is told, [N, …] each: {} where that is
             nothing, {"y": labels} for class labels [N], int64 from 0 on.
         name: where they came from.
+        class_names: what the classes are called, label by label; () where nobody named them.
     """
 
     x: Tensor
     conditions: Conditions
     name: str
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_images(self.x)
@@ -60,41 +64,61 @@ class Images(Examples):
         return digest.hexdigest()
 
 
-def load(name: str = "mnist-5k", split: str = "train", size: int | None = None, skip_broken: bool = False) -> Images:
+def load(
+    name: str = "mnist-5k",
+    split: str = "train",
+    size: int | None = None,
+    skip_broken: bool = False,
+    labels: Literal["folders"] | None = None,
+) -> Images:
     """Load a data set by name. `describe` says what each is and where it comes from.
 
     Args:
-        name: "mnist-5k" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to
-            $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as
-            RGB, transparent parts as white, of an animation the first frame. Links are followed. Names that begin with
-            a dot, such as what a killed program leaves, are passed over in silence; pictures in a form that is not
-            read, with a warning.
+        name: "mnist-5k" or "icons" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or
+            downloaded to $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own
+            images, read as RGB, transparent parts as white, of an animation the first frame. Links are followed. Names
+            that begin with a dot, such as what a killed program leaves, are passed over in silence; pictures in a form
+            that is not read, with a warning.
         split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
-            are from MNIST's training split, so a model trained on "mnist" has seen them.
+            are from MNIST's training split, so a model trained on "mnist" has seen them. `icons` keeps every tenth of
+            a class.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
             images already are of one size. The named sets keep their own size.
         skip_broken: leave out a folder's files that cannot be read, with a warning that names each; by default the
             first of them is an error.
+        labels: "folders" takes the subfolder in which an image of a folder lies as its class, the classes in the order
+            of their names; by default a folder's images have none. The named sets bring their own.
 
     Raises:
         ValueError: unknown name or split, an empty or missing folder, a file that is no image, a link that leads
-            nowhere, a subfolder that cannot be read, or, where what is broken is left out, no image at all.
+            nowhere, a subfolder that cannot be read, an image that lies in no subfolder where these are the labels, or,
+            where what is broken is left out, no image at all.
         ConnectionError: the download failed; the message names the offline choice.
+        ImportError: the package that carries the icons is not installed; the message says how it is.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
+        if labels not in (None, "folders"):
+            raise ValueError(f"labels must be None or 'folders', got {labels!r}")
         path = expanded(name.removeprefix("folder:"))
-        return Images(from_uint8(read_folder(path, size, skip_broken)), {}, f"folder:{path}")
+        pixels, files = read_folder(path, size, skip_broken)
+        conditions, names = ({}, ()) if labels is None else classes_of(files, path)
+        return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:
         raise ValueError(f"skip_broken is for folder:PATH; {name!r} has no files of its own")
+    if labels is not None:
+        raise ValueError(f"labels is for folder:PATH; {name!r} has its own")
     if name not in DATASETS:
         raise ValueError(f"{unknown('data set', name, DATASETS)}, or folder:PATH")
     with torch.device("cpu"):  # also where somebody has set another default
+        if name == "icons":
+            x, y = icons.pictures(split)
+            return Images(from_uint8(x), {"y": y}, f"icons/{split}", icons.CLASSES)
         return _mnist_5k(split) if name == "mnist-5k" else _torchvision(name, split)
 
 

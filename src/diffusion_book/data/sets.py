@@ -58,6 +58,21 @@ _CARDS = (
         citation=_MNIST_CITATION,
     ),
     SetCard(
+        name="icons",
+        what="small colour pictures of things, animals, people and faces, drawn from OpenMoji's font",
+        size=32,
+        channels=3,
+        classes=10,
+        train=1148,
+        test=122,
+        source="https://openmoji.org",
+        licence="CC BY-SA 4.0 (OpenMoji): name OpenMoji beside pictures of them, and share what you make of them alike",
+        download=0,
+        citation=(
+            "OpenMoji, the open-source emoji and icon project. Hochschule für Gestaltung Schwäbisch Gmünd, version 17.0"
+        ),
+    ),
+    SetCard(
         name="mnist",
         what="handwritten digits of census workers and students",
         size=28,

@@ -49,6 +49,8 @@ class RunConfig(TrainConfig):
     Attributes:
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
         skip_broken: leave out a folder's files that cannot be read, and say so.
+        labels: "folders" takes a folder's classes from its subfolders; see `data.load`.
+        class_names: what these are called, label by label. Whoever begins a run need not say: `train` fills it in.
         network: "kind" (one of `nn.build.KINDS`), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
@@ -66,6 +68,8 @@ class RunConfig(TrainConfig):
     data: str = "mnist-5k"
     size: int | None = None
     skip_broken: bool = False
+    labels: Literal["folders"] | None = None
+    class_names: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
     schedule: str = "cosine"
     T: int | None = None
@@ -103,6 +107,7 @@ class RunConfig(TrainConfig):
         build_schedule(self)
         object.__setattr__(self, "network", dict(self.network))
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
 
     @property
     def denoises(self) -> bool:
@@ -192,7 +197,7 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
 
 def build_data(config: RunConfig) -> Images:
     """The images that a configuration names."""
-    return load(config.data, size=config.size, skip_broken=config.skip_broken)
+    return load(config.data, size=config.size, skip_broken=config.skip_broken, labels=config.labels)
 
 
 def _parse(path: Path) -> dict[str, Any]:

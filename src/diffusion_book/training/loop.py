@@ -17,6 +17,7 @@ from diffusion_book.losses import draw_times, simple_loss
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training.ema import EMA, check_decay
+from diffusion_book.training.objective import flip_half
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -32,6 +33,9 @@ class TrainConfig:
         grad_clip: the gradient's norm is cut to this.
         prediction: what the network learns to output.
         ema_decay: of the averaged weights.
+        flip: train on each picture or, half of the time, on its mirror image. For pictures whose mirror image could as
+            well be one of them, and for nothing with letters, digits, or a left and a right that mean something: what
+            is flipped in training comes out flipped.
         condition_dropout: the share of examples of which the network is told nothing, for classifier-free guidance.
         precision: "bf16" computes the network in bfloat16 and keeps weights in float32; "fp16" does so in float16,
             on CUDA alone, and scales the loss so that small gradients are not lost. "auto" is the first of "bf16" and
@@ -47,6 +51,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     prediction: Prediction = "v"
     ema_decay: float = 0.999
+    flip: bool = False
     condition_dropout: float = 0.0
     precision: Precision = "auto"
     seed: int = 0
@@ -117,6 +122,7 @@ def train(
     network.train()
     for step in tqdm(range(config.steps), desc="training", mininterval=1):
         x0, conditions = data.batch(config.batch_size, generator)
+        x0 = flip_half(x0, generator) if config.flip else x0
         t = draw_times(schedule, len(x0), generator)
         eps = torch.randn(x0.shape, generator=generator)
         conditions = drop(checked(conditions), nothing or {}, config.condition_dropout, generator)

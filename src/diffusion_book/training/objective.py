@@ -88,6 +88,14 @@ class Classification:
         return F.cross_entropy(network(batch["x0"]), batch["y"], reduction="none", label_smoothing=self.smoothing)
 
 
+def flip_half(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image [B, C, H, W] or, with probability one half, its mirror image, left for right."""
+    if x.ndim != 4:
+        raise ValueError(f"only images [B, C, H, W] can be flipped, got {list(x.shape)}; leave flip out")
+    flipped = torch.rand(len(x), generator=generator) < 0.5
+    return torch.where(flipped[:, None, None, None], x.flip(-1), x)
+
+
 def move(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
     """Shift, turn and scale each image [B, C, H, W] by its own random amount; see `Classification`."""
     u = jitter * (2 * torch.rand(4, len(x), generator=generator) - 1)

@@ -29,7 +29,7 @@ from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.loop import autocast, resolve, step_scaled, warm_up_then_cosine
-from diffusion_book.training.objective import Batch, Objective
+from diffusion_book.training.objective import Batch, Objective, flip_half
 
 HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
 """What a run may be told anew when it goes on: it does not touch the weights."""
@@ -159,7 +159,8 @@ class Trainer:
         """The whole batch of this step, the same on every process."""
         index = batch_index(len(self.data), self.config.batch_size, self.step, self.config.seed)
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, "batch", self.step))
-        return self.objective.draw(*self.data.take(index), generator)
+        x0, conditions = self.data.take(index)
+        return self.objective.draw(flip_half(x0, generator) if self.config.flip else x0, conditions, generator)
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """This process's part of a batch, in `accumulate` pieces, where the network is; times stay on the CPU."""
