@@ -1,0 +1,9 @@
+"""Networks, schedules and pipelines to and from `diffusers`. Each class of theirs is a table of options and of weights.
+
+`options` and `weights` are the engine: one loop each way over such a table. A file for each class of theirs has it.
+"""
+
+from diffusion_book.interop.diffusers.pipelines import load_pipeline, save_pipeline
+from diffusion_book.interop.diffusers.unet import unet_from_diffusers, unet_to_diffusers
+
+__all__ = ["load_pipeline", "save_pipeline", "unet_from_diffusers", "unet_to_diffusers"]
