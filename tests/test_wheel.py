@@ -42,11 +42,24 @@ def installed(tmp_path_factory):
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    (source / "book" / "recorded").mkdir(parents=True)
+    (source / "book" / "recorded" / "throws.json").write_text("{}")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
     return folder / "site"
+
+
+def test_recorded_results_are_in_the_wheel(installed, tmp_path):
+    (wheel,) = installed.parent.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir", "install"]
+    subprocess.run([*pip, "--no-deps", "--ignore-installed", "--prefix", tmp_path, wheel], check=True)
+    (package,) = tmp_path.glob("**/diffusion_book/__init__.py")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(package.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from diffusion_book import page; print(*page._record_files().values())"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert Path(run.stdout.strip()).read_text() == "{}", run.stderr
 
 
 def without_network() -> list[str]:
