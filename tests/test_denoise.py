@@ -65,7 +65,7 @@ def test_what_was_sampled_in_inference_mode_can_be_differentiated_later():
         denoiser(torch.ones(2, 3), t)
     xt = torch.ones(2, 3, requires_grad=True)
     denoiser(xt, t).sum().backward()
-    slope = (SCHEDULE.a(50) - SCHEDULE.b(50)).float()
+    slope = (SCHEDULE.at(50).a - SCHEDULE.at(50).b).float()
     torch.testing.assert_close(xt.grad, slope.expand(2, 3))
 
 
@@ -115,11 +115,11 @@ def test_a_perfect_network_on_real_times_is_the_exact_denoiser(schedule, predict
     """The network sees only its input and the clock; for F it must undo the scaling of the input itself."""
     ring, best = ring_of_gaussians(), denoise.exact(ring_of_gaussians(), schedule)
     t = schedule.T * torch.tensor([0.05, 0.5, 0.9], dtype=torch.float64)
-    xt = schedule.b(t)[:, None] * torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    xt = schedule.at(t).b[:, None] * torch.randn(3, 2, generator=generator, dtype=torch.float64)
 
     def network(x: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
         time = torch.exp(4 * clock) if isinstance(schedule, EDM) else clock * schedule.T / schedule.clock(schedule.T)
-        a, b = schedule.a(time, like=x), schedule.b(time, like=x)
+        _, a, b = schedule.at(time).like(x)
         x = x * ((a * schedule.sigma_data) ** 2 + b**2).sqrt() if prediction == "F" else x
         return predictions.from_x0(prediction, ring.posterior_mean(x, a, b), schedule, x, time)
 

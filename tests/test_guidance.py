@@ -39,12 +39,13 @@ def batch(schedule: schedules.Schedule, generator: torch.Generator) -> tuple[Ten
     t = torch.tensor(TIMES[type(schedule).__name__], dtype=kind).repeat(4)
     x0 = MIXTURE.sample(16, generator)
     eps = torch.randn(16, 2, generator=generator, dtype=torch.float64)
-    return schedule.a(t, like=x0) * x0 + schedule.b(t, like=x0) * eps, t
+    _, a, b = schedule.at(t).like(x0)
+    return a * x0 + b * eps, t
 
 
 def gaussian_x0(schedule: schedules.Schedule, mean: Tensor, cov: Tensor, xt: Tensor, t: Tensor) -> Tensor:
     """E[x0|x_t] of N(mean, cov), by a linear solve for each example."""
-    a, b = schedule.a(t), schedule.b(t)
+    _, a, b = schedule.at(t)
     found = []
     for i in range(len(xt)):
         noised = a[i] ** 2 * cov + b[i] ** 2 * torch.eye(len(cov), dtype=cov.dtype)
@@ -57,7 +58,7 @@ def log_prob_of(k: int, schedule: schedules.Schedule, of: GaussianMixture = MIXT
 
     def log_prob(xt: Tensor, t: Tensor) -> Tensor:
         rows = []
-        for x, a, b in zip(xt, schedule.a(t), schedule.b(t)):
+        for x, a, b in zip(xt, *schedule.at(t)[1:]):
             noise = b**2 * torch.eye(2, dtype=xt.dtype)
             normal = torch.distributions.MultivariateNormal(a * of.mean, a**2 * of.cov + noise)
             joint = of.weight.log() + normal.log_prob(x)
@@ -96,11 +97,11 @@ def test_on_a_mixture_the_guided_score_is_the_weighted_sum_of_scores(schedule, w
     scores = []
     for mixture in (MIXTURE, component(0)):
         rows = []
-        for x, a, b in zip(xt, schedule.a(t).tolist(), schedule.b(t).tolist()):
+        for x, a, b in zip(xt, *(value.tolist() for value in schedule.at(t)[1:])):
             x = x[None].clone().requires_grad_()
             rows.append(torch.autograd.grad(mixture.noised(a, b).log_prob(x).sum(), x)[0][0])
         scores.append(torch.stack(rows))
-    a, b = schedule.a(t)[:, None], schedule.b(t)[:, None]
+    a, b = schedule.at(t).a[:, None], schedule.at(t).b[:, None]
     expected = (xt + b**2 * ((1 - w) * scores[0] + w * scores[1])) / a
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -177,7 +178,7 @@ def test_a_negative_condition_takes_the_place_of_the_unconditional_one(generator
     c, negative = (denoise.exact(component(k, pair), SCHEDULE) for k in (1, 0))
     xt, t = batch(SCHEDULE, generator)
     # Both have one covariance, so their difference at any x_t is that of the means through the gain of noise.
-    a, b = SCHEDULE.a(t), SCHEDULE.b(t)
+    _, a, b = SCHEDULE.at(t)
     eye, shift = torch.eye(2, dtype=torch.float64), pair.mean[1] - pair.mean[0]
     noise = torch.stack([bb**2 * torch.linalg.solve(aa**2 * COV[0] + bb**2 * eye, shift) for aa, bb in zip(a, b)])
     expected = c(xt, t) + (3.0 - 1) * noise
@@ -331,7 +332,7 @@ def test_a_batch_on_both_sides_of_the_interval_asks_both(generator):
     xt, t = batch(SCHEDULE, generator)
     guided, asked_guided = counted(lambda xt, t: xt + 1)
     plain, asked_plain = counted(lambda xt, t: xt - 1)
-    low, high = float(SCHEDULE.sigma(17)), float(SCHEDULE.sigma(60))
+    low, high = float(SCHEDULE.at(17).sigma), float(SCHEDULE.at(60).sigma)
     found = guidance.interval(guided, plain, SCHEDULE, low, high)(xt, t)
     assert torch.equal(found, torch.where((t == 60)[:, None], xt + 1, xt - 1))
     assert len(asked_guided) == len(asked_plain) == 1
@@ -421,7 +422,7 @@ def test_the_order_of_composition(generator):
     not commute with guidance, so it goes outermost."""
     xt, t = batch(SCHEDULE, generator)
     c, u = denoise.exact(component(0), SCHEDULE), denoise.exact(MIXTURE, SCHEDULE)
-    low, high = float(SCHEDULE.sigma(17)), float(SCHEDULE.sigma(60))
+    low, high = float(SCHEDULE.at(17).sigma), float(SCHEDULE.at(60).sigma)
 
     def within(guided: denoise.Denoiser) -> denoise.Denoiser:
         return guidance.interval(guided, c, SCHEDULE, low, high)
@@ -447,7 +448,7 @@ def test_a_guided_denoiser_runs_under_a_sampler(generator):
     pair = GaussianMixture(tensor([0.5, 0.5]), tensor([[-1.0, 0.0], [1.0, 0.5]]), torch.stack([cov, cov]))
 
     def log_second(xt: Tensor, t: Tensor) -> Tensor:
-        a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
+        _, a, b = schedule.at(t).like(xt)
         nearer = ((xt - a * pair.mean[0]) ** 2 - (xt - a * pair.mean[1]) ** 2) / (2 * (0.25 * a**2 + b**2))
         return torch.nn.functional.logsigmoid(nearer.sum(1))
 
@@ -470,7 +471,7 @@ def plain(x0_hat: float) -> denoise.Denoiser:
 
 
 FIRST = torch.tensor([[True, False]])
-LOW, HIGH = float(SCHEDULE.sigma(17)), float(SCHEDULE.sigma(60))
+LOW, HIGH = float(SCHEDULE.at(17).sigma), float(SCHEDULE.at(60).sigma)
 RULES = {  # from a maker of two denoisers to a guided one
     "classifier-free": lambda c, u: guidance.classifier_free(c, u, 3.0),
     "w = 1": lambda c, u: guidance.classifier_free(c, never, 1),

@@ -200,12 +200,12 @@ def test_one_weight_is_one_objective_whatever_is_predicted(schedule, weight, gen
 
     def loss(prediction: predictions.Prediction) -> torch.Tensor:
         def network(xt: torch.Tensor, clock: torch.Tensor) -> torch.Tensor:
-            scaled = torch.hypot(schedule.a(t) * schedule.sigma_data, schedule.b(t))[:, None]
+            scaled = torch.hypot(schedule.at(t).a * schedule.sigma_data, schedule.at(t).b)[:, None]
             return predictions.from_x0(prediction, x0_hat, schedule, xt * scaled if prediction == "F" else xt, t)
 
         return losses.simple_loss(network, schedule, x0, t, eps, prediction, weight=weight)
 
-    expected = weight(schedule, t) * schedule.a(t) ** 2 / schedule.b(t) ** 2 * ((x0 - x0_hat) ** 2).mean(1)
+    expected = weight(schedule, t) * schedule.at(t).a ** 2 / schedule.at(t).b ** 2 * ((x0 - x0_hat) ** 2).mean(1)
     for prediction in PREDICTIONS:
         # ε̂ = (x_t − a x̂0)/b takes two digits from the sixteen where b is 0.01 and a 100 times more.
         torch.testing.assert_close(loss(prediction), expected, rtol=1e-9, atol=0)
@@ -269,7 +269,7 @@ def test_edms_weight_is_one_on_f(schedule):
     t = torch.arange(1, 1001) if schedule is LINEAR else torch.linspace(0.002, 1, 50, dtype=torch.float64)
     found = losses.weight_of(losses.edm(), "F", schedule, t)
     torch.testing.assert_close(found, torch.ones_like(found), rtol=1e-12, atol=0)
-    sigma, sigma_data = schedule.sigma(t)[:-1], schedule.sigma_data
+    sigma, sigma_data = schedule.at(t).sigma[:-1], schedule.sigma_data
     expected = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2  # λ(σ) of their table 1, on the error of D
     torch.testing.assert_close(losses.weight_of(losses.edm(), "x0", schedule, t)[:-1], expected, rtol=1e-11, atol=0)
 
@@ -281,13 +281,13 @@ def test_vdm_is_the_information_that_a_schedule_destroys(schedule, std, generato
 
     So it depends on the ends of the schedule alone (Kingma et al. 2021, section 5.1).
     """
-    low, high = (0.5 * math.log1p(std**2 * math.exp(schedule.log_snr(t))) for t in (schedule.T, 0.05 * schedule.T))
+    low, high = (0.5 * math.log1p(std**2 * math.exp(schedule.at(t).log_snr)) for t in (schedule.T, 0.05 * schedule.T))
     # By Gauss and Legendre's rule of the weight times the exact least ε-loss a²s²/(a²s² + b²), over each of 200 parts:
     # an interpolated schedule has a kink at each of its integers, and a part is five of them.
     nodes, rule = np.polynomial.legendre.leggauss(20)
     edges = torch.linspace(0.05, 1, 951, dtype=torch.float64) * schedule.T
     t = (edges[:-1, None] + edges.diff()[:, None] * (torch.from_numpy(nodes) + 1) / 2).clamp(max=schedule.T)
-    a, b = schedule.a(t), schedule.b(t)
+    _, a, b = schedule.at(t)
     least = (a * std) ** 2 / ((a * std) ** 2 + b**2)
     weight = losses.weight_of(losses.vdm(), "eps", schedule, t) / schedule.T
     integral = (weight * least * edges.diff()[:, None] / 2 * torch.from_numpy(rule)).sum()
@@ -415,7 +415,7 @@ def test_more_steps_tighten_the_bound_towards_the_entropy(generator):
         assert found.mean().item() == pytest.approx(total, abs=4 * found.std().item() / n**0.5)
         assert total > entropy
         # With infinitely many steps they would be the information I = ½ log(1 + s² SNR) that is lost on the way.
-        I_1, I_T = (0.5 * math.log1p(std**2 * math.exp(schedule.log_snr(t))) for t in (1, T))
+        I_1, I_T = (0.5 * math.log1p(std**2 * math.exp(schedule.at(t).log_snr)) for t in (1, T))
         gaps.append(steps.sum().item() - (I_1 - I_T))
     # Four times the steps, a quarter of the gap; the next order is of the size of a step in λ, 20/T.
     assert gaps[0] / gaps[1] == pytest.approx(4, rel=20 / 25)
@@ -438,7 +438,7 @@ def test_the_bound_of_a_mixture_is_above_its_negative_log_likelihood(generator):
         losses.vlb(lambda x, t, d=d: best(x, t) + d, schedule, x0, torch.Generator().manual_seed(1), None).steps.sum(1)
         for d in (0.0, shift)
     )
-    expected = (schedule.log_snr(1).exp() - schedule.log_snr(200).exp()).item() * shift**2
+    expected = (schedule.at(1).log_snr.exp() - schedule.at(200).log_snr.exp()).item() * shift**2
     assert (poor - good).mean().item() == pytest.approx(expected, abs=4 * (poor - good).std().item() / n**0.5)
 
 
@@ -462,7 +462,7 @@ def test_the_steps_of_the_bound_are_kl_divergences(generator):
             q, p = (process.posterior(schedule, xt, x, t) for x in (x0, x0_hat))
             expected = kl_divergence(Normal(q.mean, q.std), Normal(p.mean, p.std)).sum((1, 2))
             torch.testing.assert_close(found.steps[:, t - 2], expected, rtol=1e-9, atol=0)
-    end = Normal(schedule.a(20) * x0, schedule.b(20) * torch.ones_like(x0))
+    end = Normal(schedule.at(20).a * x0, schedule.at(20).b * torch.ones_like(x0))
     expected = kl_divergence(end, Normal(torch.zeros_like(x0), 1.0)).sum((1, 2))
     torch.testing.assert_close(found.prior, expected, rtol=1e-9, atol=0)
 
@@ -715,7 +715,7 @@ def test_the_best_v_is_small_for_a_point_and_large_for_wide_data(data_std, v, ge
     schedule, t, n = schedules.linear(20, 0.01, 0.3), 10, 4000
     x0 = data_std * torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
     eps = torch.randn(n, 1, 1, generator=generator, dtype=torch.float64)
-    a, b = schedule.a(t), schedule.b(t)
+    _, a, b = schedule.at(t)
     shrink = a * data_std**2 / ((a * data_std) ** 2 + b**2)  # E[x0 | x_t] = shrink x_t
     found = []
     for guess in torch.linspace(-1, 1, 9, dtype=torch.float64):
@@ -775,7 +775,7 @@ def test_sigma_times_have_log_normal_noise(schedule, generator):
     """Karras et al. 2022, table 1: ln σ ~ N(−1.2, 1.2²), whatever the schedule calls the time."""
     t = losses.draw_sigma_times(schedule, 20_000, generator)
     assert t.min().item() > 0
-    assert kstest(schedule.sigma(t).log().numpy(), norm(-1.2, 1.2).cdf).pvalue > 1e-4
+    assert kstest(schedule.at(t).sigma.log().numpy(), norm(-1.2, 1.2).cdf).pvalue > 1e-4
 
 
 def test_sigma_times_are_cut_off_at_the_ends(generator):

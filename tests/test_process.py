@@ -71,7 +71,7 @@ def test_posterior_is_bayes_rule_integrated_on_a_grid(name, t, s):
     """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), normalised by brute force in one dimension."""
     schedule = schedules.by_name(name, 100)
     x0, xt = 0.8, -0.5
-    a_s, b_s = schedule.a(s).item(), schedule.b(s).item()
+    a_s, b_s = schedule.at(s).a.item(), schedule.at(s).b.item()
     x = torch.linspace(-12, 12, 2_000_001, dtype=torch.float64)
     alpha_ts = schedule.alpha[s + 1 : t + 1].prod()
     log_p = Normal(a_s * x0, b_s).log_prob(x) + Normal(alpha_ts.sqrt() * x, (1 - alpha_ts).sqrt()).log_prob(
@@ -129,7 +129,7 @@ def test_posterior_never_has_more_noise_than_either_of_its_sources(beta, data):
     x = torch.ones(1, 1, dtype=torch.float64)
     std = process.posterior(schedule, x, x, t, s).std.item()
     step = math.sqrt(-math.expm1(torch.log1p(-schedule.beta[s + 1 : t + 1]).sum().item()))
-    assert 0 < std <= min(schedule.b(s).item(), step) * (1 + 1e-6)
+    assert 0 < std <= min(schedule.at(s).b.item(), step) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 6), (torch.tensor([5, 9]), torch.tensor([4, 9]))])
@@ -364,7 +364,7 @@ def test_posterior_is_the_conditional_of_a_joint_gaussian(schedule, data):
     else:
         t = schedule.T * data.draw(st.floats(0.01, 1))
         s = t * data.draw(st.floats(0.001, 0.99))
-    a_t, b_t, a_s, b_s = (float(value) for value in (schedule.a(t), schedule.b(t), schedule.a(s), schedule.b(s)))
+    (_, a_t, b_t), (_, a_s, b_s) = (map(float, schedule.at(time)) for time in (t, s))
     covariance = a_t / a_s * b_s**2
     c_0, c_t, std = (float(value) for value in process.posterior_coefficients(schedule, t, s))
     assert c_t == pytest.approx(covariance / b_t**2, rel=1e-12, abs=1e-300)
@@ -454,7 +454,7 @@ TEXTBOOK = {
 def test_the_table_is_the_textbook(schedule, prediction, generator):
     t = times_of(schedule)
     xt, output = normal(generator, len(t), 3), normal(generator, len(t), 3)
-    a, b = schedule.a(t)[:, None], schedule.b(t)[:, None]
+    a, b = schedule.at(t).a[:, None], schedule.at(t).b[:, None]
     expected = TEXTBOOK[prediction](a, b, xt, output)
     # A few roundings of terms that may cancel: 1/a is up to 2e4 near the end.
     size = (xt.abs() + b * (1 + b) * output.abs()) / a + output.abs()
@@ -516,12 +516,14 @@ def test_f_of_a_scaled_schedule_is_edms_at_the_same_noise(schedule, generator):
     try:
         x0, eps = normal(generator, 9, 3), normal(generator, 9, 3)
         edm = EDM(sigma_max=1e9, sigma_data=0.7)
-        theirs = predictions.target("F", edm, x0, eps, schedule.sigma(t))
+        theirs = predictions.target("F", edm, x0, eps, schedule.at(t).sigma)
         torch.testing.assert_close(predictions.target("F", schedule, x0, eps, t), theirs, rtol=1e-12, atol=1e-12)
         seen = []
         xt = process.add_noise(schedule, x0, t, eps)
         denoise.run_network(lambda x, t: seen.append(x) or x, "F", schedule, xt, t)
-        denoise.run_network(lambda x, t: seen.append(x) or x, "F", edm, xt / schedule.a(t)[:, None], schedule.sigma(t))
+        denoise.run_network(
+            lambda x, t: seen.append(x) or x, "F", edm, xt / schedule.at(t).a[:, None], schedule.at(t).sigma
+        )
         torch.testing.assert_close(seen[0], seen[1], rtol=1e-12, atol=1e-12)
     finally:
         schedule.sigma_data = EDM().sigma_data if isinstance(schedule, EDM) else 1.0
@@ -548,7 +550,7 @@ def test_there_and_back_for_every_face_of_every_schedule(schedule, prediction, s
     output = predictions.target(prediction, schedule, x0, eps, t)
     back = predictions.to_x0(prediction, output, schedule, xt, t)
     # x_t and the output are rounded; what solves for x0 weighs them by c_t and c_out, and each is a few roundings.
-    a, b = schedule.a(t), schedule.b(t)
+    _, a, b = schedule.at(t)
     p, q = predictions.coefficients(prediction, schedule, t)
     size = (q * xt / (a * q - b * p)).abs() + (b * output / (a * q - b * p)).abs() + x0.abs()
     spread = (b / (a * q - b * p)).abs() * ((p * x0).abs() + (q * eps).abs())
@@ -567,7 +569,7 @@ def test_float32_is_float64_rounded(schedule, prediction, generator):
     xt, output = (normal(generator, len(t), 64, dtype=torch.float32) for _ in range(2))
     found = predictions.to_x0(prediction, output, schedule, xt, t)
     exact = predictions.to_x0(prediction, output.double(), schedule, xt.double(), t)
-    a, b = schedule.a(t)[:, None], schedule.b(t)[:, None]
+    a, b = schedule.at(t).a[:, None], schedule.at(t).b[:, None]
     p, q = (c[:, None] for c in predictions.coefficients(prediction, schedule, t))
     # Each of two coefficients, two products and one sum is rounded once.
     size = (q / (a * q - b * p) * xt).abs() + (b / (a * q - b * p) * output).abs()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import schedules
-from diffusion_book.schedules import CONTINUOUS, EDM, SCHEDULES, VP, Continuous, Cosine, Discrete, Flow, Schedule
+from diffusion_book.schedules import CONTINUOUS, EDM, SCHEDULES, VP, Continuous, Cosine, Discrete, Flow, Schedule, Time
 
 FLOAT32 = torch.finfo(torch.float32).eps
 FLOAT64 = torch.finfo(torch.float64).eps
@@ -29,6 +29,13 @@ REAL = [
     Cosine(shift=0.5),
     *(schedule.continuous() for schedule in DISCRETE),
 ]
+
+
+def d_log_snr(schedule: Schedule, t: Time) -> torch.Tensor:
+    """dλ/dt = 2 (ȧ/a − ḃ/b)."""
+    _, a, b = schedule.at(t)
+    d_a, d_b = schedule.rates(t)
+    return 2 * (d_a / a - d_b / b)
 
 
 def between(schedule: Continuous, n: int = 500) -> torch.Tensor:
@@ -49,13 +56,13 @@ def test_the_published_numbers_of_a_schedule(name, alpha_bar_T, log_snr_1, log_s
     # Each tolerance is half a unit in the last digit that is printed.
     last_digit = 10 ** (math.floor(math.log10(alpha_bar_T)) - (3 if name == "linear" else 2))
     assert schedule.alpha_bar[1000].item() == pytest.approx(alpha_bar_T, abs=last_digit / 2)
-    assert schedule.log_snr(1).item() == pytest.approx(log_snr_1, abs=0.005)
-    assert schedule.log_snr(1000).item() == pytest.approx(log_snr_T, abs=0.005)
+    assert schedule.at(1).log_snr.item() == pytest.approx(log_snr_1, abs=0.005)
+    assert schedule.at(1000).log_snr.item() == pytest.approx(log_snr_T, abs=0.005)
     assert int((schedule.alpha_bar - 0.5).abs().argmin()) == half
 
 
 def test_stable_diffusion_leaves_seven_percent_of_the_signal():
-    assert schedules.scaled_linear().a(1000).item() == pytest.approx(0.0683, abs=5e-5)
+    assert schedules.scaled_linear().at(1000).a.item() == pytest.approx(0.0683, abs=5e-5)
 
 
 DIFFUSERS = [
@@ -83,11 +90,9 @@ def test_zero_terminal_snr_is_that_of_diffusers(name):
     after = schedules.zero_terminal_snr(before)
     theirs = torch.cumprod(1 - rescale_zero_terminal_snr(before.beta[1:]), 0)
     torch.testing.assert_close(after.alpha_bar[1:], theirs, rtol=1e-10, atol=1e-15)
-    assert after.a(after.T).item() == 0
-    assert after.b(after.T).item() == 1
-    assert after.log_snr(after.T).item() == -math.inf
-    assert after.sigma(after.T).item() == math.inf
-    assert after.a(1).item() == pytest.approx(before.a(1).item(), rel=1e-15)
+    end = after.at(after.T)
+    assert (end.a.item(), end.b.item(), end.sigma.item(), end.log_snr.item()) == (0, 1, math.inf, -math.inf)
+    assert after.at(1).a.item() == pytest.approx(before.at(1).a.item(), rel=1e-15)
 
 
 def test_zero_terminal_snr_twice_is_once():
@@ -108,8 +113,8 @@ def test_tables_are_exact_to_the_last_digits(name):
                 # A sum of t logarithms up to 25 in size, each rounded.
                 bound = 30 * t * FLOAT64
                 assert schedule.alpha_bar[t].item() == pytest.approx(float(alpha_bar), rel=bound)
-                assert schedule.a(t).item() == pytest.approx(float(alpha_bar.sqrt()), rel=bound)
-                assert schedule.b(t).item() == pytest.approx(float((1 - alpha_bar).sqrt()), rel=bound)
+                assert schedule.at(t).a.item() == pytest.approx(float(alpha_bar.sqrt()), rel=bound)
+                assert schedule.at(t).b.item() == pytest.approx(float((1 - alpha_bar).sqrt()), rel=bound)
 
 
 @pytest.mark.parametrize("s", [0.008, 0.1])
@@ -138,11 +143,11 @@ def test_sigmoid_is_a_rescaled_hyperbolic_tangent():
 def test_every_schedule_preserves_variance_and_only_adds_noise(beta):
     schedule = Discrete(torch.tensor(beta, dtype=torch.float64))
     t = torch.arange(schedule.T + 1)
-    a, b = schedule.a(t), schedule.b(t)
+    _, a, b = schedule.at(t)
     torch.testing.assert_close(a**2 + b**2, torch.ones_like(a), rtol=0, atol=4 * FLOAT64)
     assert bool((a.diff() <= 0).all())
     assert bool((b.diff() >= 0).all())
-    torch.testing.assert_close(schedule.sigma(t), torch.exp(-schedule.log_snr(t) / 2), rtol=1e-9, atol=0)
+    torch.testing.assert_close(schedule.at(t).sigma, torch.exp(-schedule.at(t).log_snr / 2), rtol=1e-9, atol=0)
 
 
 @given(betas)
@@ -155,9 +160,9 @@ def test_betas_come_back_from_alpha_bar(beta):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_time_zero_is_data_exactly(name):
     schedule = schedules.by_name(name, 20)
-    assert (schedule.a(0).item(), schedule.b(0).item(), schedule.sigma(0).item()) == (1, 0, 0)
-    assert math.copysign(1, schedule.b(0).item()) == 1  # −0 would make λ̇ at the data +∞
-    assert schedule.log_snr(0).item() == math.inf
+    data = schedule.at(0)
+    assert (data.a.item(), data.b.item(), data.sigma.item(), data.log_snr.item()) == (1, 0, 0, math.inf)
+    assert math.copysign(1, data.b.item()) == 1  # −0 would make λ̇ at the data +∞
     assert schedule.alpha_bar.shape == schedule.beta.shape == (21,)
 
 
@@ -167,34 +172,34 @@ def test_coefficients_take_dtype_and_dimensions_of_the_batch(shape, dtype):
     schedule = schedules.linear(100)
     x = torch.ones(shape, dtype=dtype)
     t = torch.tensor([1, 50, 100])
-    b = schedule.b(t, like=x)
+    b = schedule.at(t).like(x).b
     assert b.dtype == dtype
     assert (b * x).shape == shape
     for i in range(3):
-        assert bool(((b * x)[i] == schedule.b(int(t[i])).to(dtype)).all())
-    assert schedule.b(7, like=x).shape == ()
-    assert schedule.b(t).dtype == torch.float64
-    assert schedule.b(t.reshape(3, 1)).shape == (3, 1)
+        assert bool(((b * x)[i] == schedule.at(int(t[i])).b.to(dtype)).all())
+    assert schedule.at(7).like(x).b.shape == ()
+    assert schedule.at(t).b.dtype == torch.float64
+    assert schedule.at(t.reshape(3, 1)).b.shape == (3, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_integer_times_of_any_width_are_times(dtype):
     schedule = schedules.linear(100)
-    assert schedule.a(torch.tensor([3, 90]).to(dtype)).tolist() == schedule.a(torch.tensor([3, 90])).tolist()
+    assert schedule.at(torch.tensor([3, 90]).to(dtype)).a.tolist() == schedule.at(torch.tensor([3, 90])).a.tolist()
 
 
 @pytest.mark.parametrize("t", [-1, 101, torch.tensor([0, 101]), torch.tensor([5, -1])])
 def test_a_time_outside_the_grid_is_refused(t):
     """Indexing from the back would silently read a wrong noise level at t = −1."""
     with pytest.raises(ValueError, match=r"0 … 100 \(0 is data, 100 is noise\), got"):
-        schedules.linear(100).a(t)
+        schedules.linear(100).at(t)
 
 
 @pytest.mark.parametrize("t", [0.5, 3.0, True, torch.tensor([0.1]), torch.tensor([True, False]), 1j])
 def test_a_time_that_is_no_integer_is_refused(t):
     """A Boolean would be taken for a mask, a float for a fraction of T."""
     with pytest.raises(ValueError, match=r"integer in 0 … 100, got dtype .*; use t.long\(\)"):
-        schedules.linear(100).b(t)
+        schedules.linear(100).at(t)
 
 
 def test_a_batch_of_bytes_is_refused():
@@ -202,12 +207,12 @@ def test_a_batch_of_bytes_is_refused():
     with pytest.raises(
         ValueError, match=r"floating point, got torch.uint8; use .float\(\), and scale images to \[−1, 1\]"
     ):
-        schedules.linear(100).a(5, like=torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+        schedules.linear(100).at(5).like(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_times_that_do_not_match_the_batch_are_refused():
     with pytest.raises(ValueError, match="one for each of the 4 examples, got 3 times"):
-        schedules.linear(100).a(torch.tensor([1, 2, 3]), like=torch.zeros(4, 2))
+        schedules.linear(100).at(torch.tensor([1, 2, 3])).like(torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("T", [1, 0, -5, 10.5, math.nan, math.inf, "10", None])
@@ -249,44 +254,42 @@ def test_a_schedule_shows_its_length_and_its_end():
 @pytest.mark.parametrize("schedule", REAL, ids=repr)
 def test_derivatives_are_those_of_autograd(schedule):
     t = between(schedule).requires_grad_()
-    for value, derivative in [
-        (schedule.a, schedule.d_a),
-        (schedule.b, schedule.d_b),
-        (schedule.log_snr, schedule.d_log_snr),
-    ]:
+    level = schedule.at(t)
+    d_a, d_b = schedule.rates(t)
+    for value, rate in [(level.a, d_a), (level.b, d_b), (level.log_snr, d_log_snr(schedule, t))]:
         # Both are some twenty roundings of the same number. EDM's a is constant, and autograd then has no graph.
-        found = value(t)
-        expected = torch.autograd.grad(found.sum(), t)[0] if found.requires_grad else torch.zeros_like(t)
-        scale = expected.abs().clamp(min=1 / schedule.T)
-        assert bool(((derivative(t) - expected).abs() <= 1e-12 * scale).all())
+        slope = torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if value.requires_grad else 0 * t
+        scale = slope.abs().clamp(min=1 / schedule.T)
+        assert bool(((rate - slope).abs() <= 1e-12 * scale).all())
 
 
 @pytest.mark.parametrize("schedule", REAL, ids=repr)
 def test_derivatives_are_slopes(schedule):
     """Finite differences owe nothing to autograd, nor to the formula of a and b."""
     t, h = between(schedule), 1e-5 * schedule.T / 500
-    for value, derivative in [(schedule.a, schedule.d_a), (schedule.b, schedule.d_b)]:
-        slope = (value(t + h) - value(t - h)) / (2 * h)
+    for before, after, rate in zip(schedule.at(t - h)[1:], schedule.at(t + h)[1:], schedule.rates(t)):
+        slope = (after - before) / (2 * h)
         # Rounding is 1e-16/h, and b^(3) h²/6 is largest near the data where b ~ √t: (h/t)²/8 of the slope.
         atol = 4 * FLOAT64 * max(1, schedule.T if isinstance(schedule, EDM) else 1) / h
-        torch.testing.assert_close(derivative(t), slope, rtol=1e-9, atol=atol)
+        torch.testing.assert_close(rate, slope, rtol=1e-9, atol=atol)
 
 
 @pytest.mark.parametrize("schedule", DISCRETE, ids=repr)
 def test_between_the_integers_the_angle_is_linear(schedule):
     real = schedule.continuous()
     t = torch.arange(schedule.T + 1)
-    assert torch.equal(real.a(t), schedule.a(t))  # at them the tables, to the last digit
-    assert torch.equal(real.b(t), schedule.b(t))
+    for mine, theirs in zip(schedule.at(t), real.at(t)):
+        assert torch.equal(mine.double(), theirs)  # at them the tables, to the last digit
     angle = torch.atan2((1 - schedule.alpha_bar).sqrt(), schedule.alpha_bar.sqrt())
     for part in (0.25, 0.5, 0.9):
         expected = angle[:-1] + part * angle.diff()
-        torch.testing.assert_close(torch.atan2(real.b(t[:-1] + part), real.a(t[:-1] + part)), expected)
+        _, a, b = real.at(t[:-1] + part)
+        torch.testing.assert_close(torch.atan2(b, a), expected)
     # A discrete schedule's derivative is that of the step which ends at t, and at the data that of the first.
-    for mine, theirs in [(schedule.d_a, real.d_a), (schedule.d_b, real.d_b), (schedule.d_log_snr, real.d_log_snr)]:
-        assert torch.equal(mine(t), theirs(t))
+    for mine, theirs in zip(schedule.rates(t), real.rates(t)):
+        assert torch.equal(mine, theirs)
     before = angle.diff()[(t - 1).clamp(min=0)]
-    torch.testing.assert_close(schedule.d_b(t), schedule.a(t) * before)
+    torch.testing.assert_close(schedule.rates(t)[1], schedule.at(t).a * before)
     assert real.clock(torch.tensor([3.5])).item() == 3.5
     assert repr(real) == f"{schedule!r}.continuous()"
 
@@ -294,26 +297,29 @@ def test_between_the_integers_the_angle_is_linear(schedule):
 @pytest.mark.parametrize("schedule", REAL, ids=repr)
 def test_signal_only_falls_and_noise_only_rises(schedule):
     t = torch.linspace(0, schedule.T, 2001, dtype=torch.float64)
-    a, b, log_snr = schedule.a(t), schedule.b(t), schedule.log_snr(t)
+    level = schedule.at(t)
+    _, a, b = level
+    log_snr = level.log_snr
     assert (a[0].item(), b[0].item(), log_snr[0].item()) == (1, 0, math.inf)
     assert bool((a.diff() <= 0).all())
     assert bool((b.diff() >= 0).all())
     assert bool((log_snr.diff() < 0).all())
-    assert bool((schedule.d_log_snr(t) < 0).all())
-    assert schedule.d_log_snr(0).item() == -math.inf
+    assert bool((d_log_snr(schedule, t) < 0).all())
+    assert d_log_snr(schedule, 0).item() == -math.inf
     # To rounding: log takes the relative error of a to an absolute one, and exp back.
-    torch.testing.assert_close(schedule.sigma(t), torch.exp(-0.5 * log_snr), rtol=1e-13, atol=0)
+    torch.testing.assert_close(level.sigma, torch.exp(-0.5 * log_snr), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("schedule", REAL, ids=repr)
 @given(part=st.floats(1e-9, 1))
 def test_the_time_at_a_log_snr_is_the_time(schedule, part):
     t = part * schedule.T
-    log_snr = schedule.log_snr(t)
+    level = schedule.at(t)
+    log_snr = level.log_snr
     back = schedule.time_at(log_snr).item()
     # λ is rounded by ε max(|λ|, 1), the angle by ε; each moves t by that over its own speed. Ten roundings in all.
-    slope = abs(schedule.d_log_snr(t).item())
-    speed = max(float(schedule.a(t) * schedule.b(t)) * slope / 2, 1e-300)
+    slope = abs(d_log_snr(schedule, t).item())
+    speed = max(float(level.a * level.b) * slope / 2, 1e-300)
     bound = 10 * FLOAT64 * ((1 + min(abs(log_snr.item()), 800)) / slope + 1 / speed + schedule.T)
     assert back == pytest.approx(t, rel=1e-14, abs=bound)
     assert schedule.time_at(log_snr.item()).item() == back  # a Python float is not rounded to float32 on the way
@@ -322,7 +328,7 @@ def test_the_time_at_a_log_snr_is_the_time(schedule, part):
 @pytest.mark.parametrize("schedule", DISCRETE, ids=repr)
 def test_the_step_at_a_log_snr_is_the_step(schedule):
     t = torch.arange(1, schedule.T + 1)
-    assert torch.equal(schedule.time_at(schedule.log_snr(t)), t)
+    assert torch.equal(schedule.time_at(schedule.at(t).log_snr), t)
     # Between two steps it is the one whose angle is nearer.
     angle = 0.6 * schedule.angle[1:-1] + 0.4 * schedule.angle[2:]
     assert torch.equal(schedule.time_at(-2 * angle.tan().log()), t[:-1])
@@ -331,7 +337,7 @@ def test_the_step_at_a_log_snr_is_the_step(schedule):
 @pytest.mark.parametrize("schedule", [*DISCRETE, *REAL], ids=repr)
 def test_a_log_snr_beyond_the_end_is_at_the_end(schedule):
     first = 1 if isinstance(schedule, Discrete) else 0
-    last = schedule.log_snr(schedule.T).item()
+    last = schedule.at(schedule.T).log_snr.item()
     assert schedule.time_at(torch.tensor([math.inf, -math.inf])).tolist() == [first, schedule.T]
     assert schedule.time_at(max(last, -700) - 5).item() == pytest.approx(schedule.T, rel=1e-15)
     assert schedule.time_at(torch.zeros(2, 3)).shape == (2, 3)
@@ -351,7 +357,7 @@ def test_the_ends_of_what_betas_may_be_are_allowed(beta):
         assert make(10, *beta).beta[[1, -1]].tolist() == pytest.approx(beta, rel=1e-15)
         assert make(2, *beta).T == 2
     schedule = schedules.cosine(10, s=0.0, beta_max=1.0)
-    assert schedule.a(5).item() == pytest.approx(math.cos(math.pi / 4), rel=1e-14)
+    assert schedule.at(5).a.item() == pytest.approx(math.cos(math.pi / 4), rel=1e-14)
 
 
 def test_a_log_snr_far_below_zero_keeps_its_digits():
@@ -368,7 +374,7 @@ def test_vp_is_the_limit_of_linear_at_the_rate_of_one_over_T():
     vp, times, errors = VP(0.1, 20.0), torch.tensor([0.1, 0.3, 0.5]), []
     for T in (1000, 10_000, 100_000):
         schedule = schedules.linear(T, 0.1 / T, 20 / T)
-        error = schedule.log_snr((times * T).round().long()) - vp.log_snr(times.double().mul(10).round() / 10)
+        error = schedule.at((times * T).round().long()).log_snr - vp.at(times.double().mul(10).round() / 10).log_snr
         errors.append(error.abs())
     for coarse, fine in pairwise(errors):
         ratio = coarse / fine  # 10, up to the next order in 1/T, which is 20²/T of it at most
@@ -379,10 +385,10 @@ def test_vp_is_the_limit_of_linear_at_the_rate_of_one_over_T():
 def test_flow_is_a_straight_line():
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     flow = Flow()
-    assert torch.equal(flow.a(t) + flow.b(t), torch.ones_like(t))
-    assert torch.equal(flow.b(t), t)
-    torch.testing.assert_close(flow.log_snr(t[1:-1]), 2 * torch.log(1 / t[1:-1] - 1), rtol=1e-14, atol=1e-14)
-    torch.testing.assert_close(flow.d_log_snr(t[1:-1]), -2 / (t[1:-1] * (1 - t[1:-1])), rtol=1e-14, atol=0)
+    assert torch.equal(flow.at(t).a + flow.at(t).b, torch.ones_like(t))
+    assert torch.equal(flow.at(t).b, t)
+    torch.testing.assert_close(flow.at(t[1:-1]).log_snr, 2 * torch.log(1 / t[1:-1] - 1), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(d_log_snr(flow, t[1:-1]), -2 / (t[1:-1] * (1 - t[1:-1])), rtol=1e-14, atol=0)
     assert flow.ends_in_noise
     assert flow.prior_std == 1
 
@@ -390,9 +396,9 @@ def test_flow_is_a_straight_line():
 def test_edm_time_is_the_noise_level():
     schedule = EDM(sigma_max=80, sigma_data=0.5)
     t = torch.tensor([0.002, 0.5, 80.0], dtype=torch.float64)
-    assert torch.equal(schedule.sigma(t), t)
-    assert torch.equal(schedule.a(t), torch.ones_like(t))
-    torch.testing.assert_close(schedule.log_snr(t), -2 * t.log(), rtol=1e-15, atol=0)
+    assert torch.equal(schedule.at(t).sigma, t)
+    assert torch.equal(schedule.at(t).a, torch.ones_like(t))
+    torch.testing.assert_close(schedule.at(t).log_snr, -2 * t.log(), rtol=1e-15, atol=0)
     torch.testing.assert_close(schedule.clock(t), t.log() / 4, rtol=1e-15, atol=0)
     assert (schedule.T, schedule.sigma_data, schedule.ends_in_noise) == (80.0, 0.5, False)
     assert schedule.prior_std == pytest.approx(math.sqrt(1 + 80**2), rel=1e-15)
@@ -405,49 +411,49 @@ def test_vp_to_the_last_digits(t):
     with mpmath.workdps(40):
         log_a = -(mpmath.mpf(t) ** 2) * (mpmath.mpf(20.0) - mpmath.mpf(0.1)) / 4 - mpmath.mpf(t) * mpmath.mpf(0.1) / 2
         a, b = float(mpmath.exp(log_a)), float(mpmath.sqrt(-mpmath.expm1(2 * log_a)))
-    assert VP().a(t).item() == pytest.approx(a, rel=1e-14)
-    assert VP().b(t).item() == pytest.approx(b, rel=1e-14)
+    assert VP().at(t).a.item() == pytest.approx(a, rel=1e-14)
+    assert VP().at(t).b.item() == pytest.approx(b, rel=1e-14)
 
 
 def test_vp_loses_signal_at_the_rate_beta():
     t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
     schedule = VP(0.3, 7.0)
-    torch.testing.assert_close(schedule.d_a(t), -0.5 * (0.3 + 6.7 * t) * schedule.a(t), rtol=1e-14, atol=0)
-    assert schedule.d_b(0).item() == math.inf
-    assert VP(2.0, 2.0).a(0.5).item() == pytest.approx(math.exp(-0.5), rel=1e-15)  # a constant β is allowed
-    assert VP(2.0, 2.0).time_at(VP(2.0, 2.0).log_snr(0.5)).item() == pytest.approx(0.5, rel=1e-14)
+    torch.testing.assert_close(schedule.rates(t)[0], -0.5 * (0.3 + 6.7 * t) * schedule.at(t).a, rtol=1e-14, atol=0)
+    assert schedule.rates(0)[1].item() == math.inf
+    assert VP(2.0, 2.0).at(0.5).a.item() == pytest.approx(math.exp(-0.5), rel=1e-15)  # a constant β is allowed
+    assert VP(2.0, 2.0).time_at(VP(2.0, 2.0).at(0.5).log_snr).item() == pytest.approx(0.5, rel=1e-14)
 
 
 @pytest.mark.parametrize("shift", [0.25, 1.0, 2.0])
 def test_a_shift_moves_the_log_snr_of_the_cosine_as_a_whole(shift):
     t = torch.linspace(0.001, 0.999, 101, dtype=torch.float64)
     expected = -2 * torch.tan(0.5 * math.pi * t).log() + 2 * math.log(shift)  # Hoogeboom et al. 2023, section 2.1
-    torch.testing.assert_close(Cosine(shift).log_snr(t), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(Cosine(shift).at(t).log_snr, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_cosine_of_real_time_ends_in_nothing_but_noise():
     """cos(½π) in floating point is 6e-17, and 1 over that is no zero."""
     for schedule in (Cosine(), Cosine(0.5)):
-        assert (schedule.a(1).item(), schedule.b(1).item(), schedule.log_snr(1).item()) == (0, 1, -math.inf)
+        assert (schedule.at(1).a.item(), schedule.at(1).b.item(), schedule.at(1).log_snr.item()) == (0, 1, -math.inf)
         assert schedule.ends_in_noise
-        assert schedule.sigma(1).item() == math.inf
+        assert schedule.at(1).sigma.item() == math.inf
     assert not VP().ends_in_noise
 
 
 @pytest.mark.parametrize("schedule", [s for s in [*DISCRETE, *REAL] if not isinstance(s, Flow | EDM)], ids=repr)
 def test_variance_is_preserved_where_it_should_be(schedule):
     t = torch.arange(51) if isinstance(schedule, Discrete) else between(schedule)
-    variance = schedule.a(t) ** 2 + schedule.b(t) ** 2
+    variance = schedule.at(t).a ** 2 + schedule.at(t).b ** 2
     torch.testing.assert_close(variance, torch.ones_like(variance), rtol=0, atol=4 * FLOAT64)
     assert schedule.prior_std == pytest.approx(1, abs=2 * FLOAT64)
 
 
 def test_a_python_float_is_the_same_time_as_a_float64_tensor():
     """torch.as_tensor(0.1) is float32, and 0.1 is then another time."""
-    assert Flow().b(0.1).item() == 0.1
-    assert Flow().b(torch.tensor([0.1], dtype=torch.float64)).item() == 0.1
-    assert Flow().b(torch.tensor([0.1])).item() == torch.tensor(0.1).double().item()
-    assert Flow().b([0.1, 0.7]).tolist() == [0.1, 0.7]
+    assert Flow().at(0.1).b.item() == 0.1
+    assert Flow().at(torch.tensor([0.1], dtype=torch.float64)).b.item() == 0.1
+    assert Flow().at(torch.tensor([0.1])).b.item() == torch.tensor(0.1).double().item()
+    assert Flow().at([0.1, 0.7]).b.tolist() == [0.1, 0.7]
 
 
 def test_what_a_network_is_told_of_the_time():
@@ -460,10 +466,9 @@ def test_what_a_network_is_told_of_the_time():
 def test_times_on_the_cpu_serve_a_batch_on_another_device(schedule):
     """ "meta" refuses to mix with the CPU as a GPU does, and every machine has it."""
     like = torch.empty(2, 3, 4, 4, device="meta", dtype=torch.bfloat16)
-    for value in (schedule.a, schedule.b, schedule.d_a, schedule.d_b, schedule.log_snr, schedule.sigma):
-        found = value(torch.tensor([1, 1]), like=like)
-        assert (found.device.type, found.dtype, found.shape) == ("meta", torch.bfloat16, (2, 1, 1, 1))
-        assert value(1, like=like).device.type == "meta"
+    for t, shape in ((torch.tensor([1, 1]), (2, 1, 1, 1)), (1, ())):
+        for found in schedule.at(t).like(like)[1:]:
+            assert (found.device.type, found.dtype, found.shape) == ("meta", torch.bfloat16, shape)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -471,13 +476,13 @@ def test_times_on_the_cpu_serve_a_batch_on_another_device(schedule):
 def test_times_on_a_gpu_serve_it_as_on_the_cpu(schedule):
     t = torch.tensor([1, 1, schedule.T]) if isinstance(schedule, Discrete) else between(schedule, 3)
     like = torch.empty(3, 2, device="cuda")
-    for value in (schedule.a, schedule.b, schedule.d_a, schedule.d_b, schedule.log_snr, schedule.sigma):
-        assert torch.equal(value(t.cuda()).cpu(), value(t))
-        assert value(t.cuda()).is_cuda
-        assert torch.equal(value(t.cuda(), like=like).cpu(), value(t, like=like.cpu()))
-        assert torch.equal(value(t, like=like), value(t.cuda(), like=like))
-    log_snr = schedule.log_snr(t)
-    assert torch.equal(schedule.time_at(log_snr.cuda()).cpu(), schedule.time_at(log_snr))
+    level = schedule.at(t)
+    for mine, theirs in zip((*schedule.at(t.cuda()), *schedule.rates(t.cuda())), (*level, *schedule.rates(t))):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(level.like(like)[1:], level.like(like.cpu())[1:]):
+        assert torch.equal(mine.cpu(), theirs)
+        assert mine.is_cuda
+    assert torch.equal(schedule.time_at(level.log_snr.cuda()), schedule.time_at(level.log_snr))
 
 
 @pytest.mark.parametrize(
@@ -485,13 +490,13 @@ def test_times_on_a_gpu_serve_it_as_on_the_cpu(schedule):
 )
 def test_a_real_time_outside_is_refused(t, got):
     with pytest.raises(ValueError, match=rf"t must lie in \[0, 1\] \(0 is data, 1 is noise\), got {got}$"):
-        Flow().a(t)
+        Flow().at(t)
 
 
 @pytest.mark.parametrize("t", [True, torch.tensor([True]), 1j])
 def test_a_real_time_that_is_no_number_is_refused(t):
     with pytest.raises(ValueError, match=r"t must be a real number in \[0, 80\], got dtype torch\.(bool|complex64)"):
-        EDM().a(t)
+        EDM().at(t)
 
 
 def test_the_data_are_refused_where_times_must_be_noisy():
@@ -503,8 +508,8 @@ def test_the_data_are_refused_where_times_must_be_noisy():
 
 
 def test_no_times_are_no_error():
-    assert Flow().a(torch.empty(0)).shape == (0,)
-    assert schedules.linear(10).a(torch.empty(0, dtype=torch.long), like=torch.empty(0, 3)).shape == (0, 1)
+    assert Flow().at(torch.empty(0)).a.shape == (0,)
+    assert schedules.linear(10).at(torch.empty(0, dtype=torch.long)).like(torch.empty(0, 3)).a.shape == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -556,8 +561,8 @@ def test_bad_schedules_are_refused(make, message):
 def test_times_with_more_dimensions_than_the_batch_are_refused(shape):
     """[B, 1] times would spread a batch [B] to [B, B] in silence."""
     with pytest.raises(ValueError, match=r"one for each of the 4 examples, got times of shape"):
-        Flow().a(torch.full(shape, 0.5), like=torch.zeros(4, 2))
-    assert Flow().a(torch.full((4, 1), 0.5), like=torch.zeros(4, 2, 8, 8)).shape == (4, 1, 1, 1)
+        Flow().at(torch.full(shape, 0.5)).like(torch.zeros(4, 2))
+    assert Flow().at(torch.full((4, 1), 0.5)).like(torch.zeros(4, 2, 8, 8)).a.shape == (4, 1, 1, 1)
 
 
 def test_every_name_makes_its_schedule():

@@ -22,8 +22,8 @@ def check(bridge):
     generator = torch.Generator().manual_seed(0)
     x0, xt = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
     for t, s in [(50, 49), (40, 7), (9, 8), (1, 0), (30, 0)]:
-        a_t, a_s = float(schedule.a(t)), float(schedule.a(s))
-        sigma_t, sigma_s = float(schedule.sigma(t)), float(schedule.sigma(s))
+        a_t, a_s = float(schedule.at(t).a), float(schedule.at(s).a)
+        sigma_t, sigma_s = float(schedule.at(t).sigma), float(schedule.at(s).sigma)
         mean, std = bridge(x0, xt, a_t, sigma_t, a_s, sigma_s)
         library = process.posterior(schedule, xt, x0, t, s)
         assert torch.allclose(mean, library.mean), (
@@ -34,7 +34,7 @@ def check(bridge):
         )
     # Two hops with the same x0 are one hop.
     (a_t, v_t), (a_s, v_s), (a_r, v_r) = [
-        (float(schedule.a(k)), float(schedule.sigma(k))) for k in (40, 25, 10)
+        (float(schedule.at(k).a), float(schedule.at(k).sigma)) for k in (40, 25, 10)
     ]
     one_mean, one_std = bridge(x0, xt, a_t, v_t, a_r, v_r)
     middle, middle_std = bridge(x0, xt, a_t, v_t, a_s, v_s)

@@ -22,7 +22,7 @@ def check(score_from_v):
     for t in (1, 20, 99, 100):
         xt = process.add_noise(schedule, x0, t, eps)
         v = predictions.target("v", schedule, x0, eps, t)
-        a, b = schedule.a(t), schedule.b(t)
+        _, a, b = schedule.at(t)
         score = score_from_v(v, xt, a, b)
         finite = bool(torch.isfinite(score).all())
         assert finite, f"NaN or infinity at t = {t}, where a = {float(a):.2g}"

@@ -17,9 +17,7 @@ def sampled_variance(
     # solution
     V = 1.0
     for t, s in pairwise(times):
-        a_t, b_t, a_s, b_s = (
-            float(f(k)) for k in (t, s) for f in (schedule.a, schedule.b)
-        )
+        (_, a_t, b_t), (_, a_s, b_s) = (map(float, schedule.at(k)) for k in (t, s))
         b2_ts = b_t**2 - (a_t / a_s * b_s) ** 2
         k = a_t * s2 / (a_t**2 * s2 + b_t**2)
         c_0, c_t = a_s * b2_ts / b_t**2, a_t / a_s * b_s**2 / b_t**2

@@ -173,7 +173,8 @@ def run_network(
     told = checked(conditions)
     t = schedule.check_time(t)
     if prediction == "F":
-        xt = expand(1 / torch.hypot(schedule._a(t) * schedule.sigma_data, schedule._b(t)), xt) * xt
+        _, a, b = schedule.at(t)
+        xt = expand(1 / torch.hypot(a * schedule.sigma_data, b), xt) * xt
     clock = schedule.clock(t)
     real = torch.promote_types(xt.dtype, torch.float32)
     output = network(xt, clock.to(xt.device, real if clock.is_floating_point() else clock.dtype), **told)
@@ -186,7 +187,8 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
     """The optimal denoiser of a distribution that is known in closed form: nothing to train (chapter 3)."""
 
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-        return data.posterior_mean(xt, schedule.a(t, like=xt), schedule.b(t, like=xt))
+        _, a, b = schedule.at(t).like(xt)
+        return data.posterior_mean(xt, a, b)
 
     return denoiser
 

@@ -138,7 +138,7 @@ def classifier(
     _check_weight(w)
 
     def guided(xt: Tensor, t: Tensor) -> Answer:
-        a, b = schedule.a(t), schedule.b(t)
+        _, a, b = schedule.at(t)
         if bool((a == 0).any()):
             raise ValueError(
                 "a classifier cannot guide where a(t) = 0: the gradient is 0 there and b²/a infinite; leave that time "
@@ -184,7 +184,7 @@ def interval(
         return answer
 
     def denoiser(xt: Tensor, t: Tensor) -> Answer:
-        sigma = schedule.sigma(t)
+        sigma = schedule.at(t).sigma
         inside = (sigma > sigma_low) & (sigma <= sigma_high)
         if bool(inside.all()):
             return checked(guided(xt, t))

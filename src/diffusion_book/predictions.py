@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_book._checks import check_floating, check_same_shape
 from diffusion_book._names import unknown
-from diffusion_book.schedules import Schedule, Time, expand
+from diffusion_book.schedules import Level, Schedule, Time, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -31,12 +31,12 @@ def coefficients(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[T
     with σ = b/a, σ_d = `schedule.sigma_data` and r = √(σ² + σ_d²). At σ_d = 1 and a² + b² = 1, F is −v. They are
     float64, on the CPU, of t's shape; t is noisy, above 0.
     """
-    t = schedule.check_time(t, noisy=True)
-    return _coefficients(prediction, schedule, t, schedule._a(t), schedule._b(t))
+    return _coefficients(prediction, schedule, schedule.at(t, noisy=True))
 
 
-def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _coefficients(prediction: Prediction, schedule: Schedule, level: Level) -> tuple[Tensor, Tensor]:
     check_prediction(prediction)
+    t, a, b = level
     match prediction:
         case "eps":
             return torch.zeros_like(b), torch.ones_like(b)
@@ -47,7 +47,7 @@ def _coefficients(prediction: Prediction, schedule: Schedule, t: Tensor, a: Tens
         case "score":
             return torch.zeros_like(b), -1 / b
         case "u":
-            return schedule._d_a(t), schedule._d_b(t)
+            return schedule.rates(t)
         case "F":
             sigma_data = schedule.sigma_data
             r = torch.hypot(b, a * sigma_data)  # a times the r above, so that a = 0 divides nothing
@@ -134,9 +134,9 @@ def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Ten
 
     They are float64, on the CPU, of t's shape.
     """
-    t = schedule.check_time(t, noisy=True)
-    a, b = schedule._a(t), schedule._b(t)
-    p, q = _coefficients(prediction, schedule, t, a, b)
+    level = schedule.at(t, noisy=True)
+    _, a, b = level
+    p, q = _coefficients(prediction, schedule, level)
     if prediction in ("eps", "score") and bool((a == 0).any()):
         raise ValueError(
             f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0 instead"
@@ -153,7 +153,7 @@ def from_x0(prediction: Prediction, x0: Tensor, schedule: Schedule, xt: Tensor, 
     With ε = (x_t − a x0)/b it is p x0 + q ε = (p − q a/b) x0 + (q/b) x_t.
     """
     check_same_shape("x0", x0, "x_t", xt)
-    t = schedule.check_time(t, noisy=True)
-    a, b = schedule._a(t), schedule._b(t)
-    p, q = _coefficients(prediction, schedule, t, a, b)
+    level = schedule.at(t, noisy=True)
+    _, a, b = level
+    p, q = _coefficients(prediction, schedule, level)
     return expand(p - q * a / b, xt) * x0 + expand(q / b, xt) * xt

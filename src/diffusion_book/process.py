@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_batch, check_same_shape
-from diffusion_book.schedules import Discrete, Schedule, Time, expand
+from diffusion_book.schedules import Discrete, Level, Schedule, Time, expand
 
 
 class Gaussian(NamedTuple):
@@ -42,8 +42,8 @@ def forward_step(schedule: Discrete, x_prev: Tensor, t: Time) -> Gaussian:
 
 def marginal(schedule: Schedule, x0: Tensor, t: Time) -> Gaussian:
     """q(x_t | x_0) = N(a_t x0, b_t²) (Ho et al. 2020, equation 4). Chapter 2."""
-    t = schedule.check_time(t)
-    return Gaussian(expand(schedule._a(t), x0) * x0, expand(schedule._b(t), x0))
+    _, a, b = schedule.at(t).like(x0)
+    return Gaussian(a * x0, b)
 
 
 def add_noise(schedule: Schedule, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
@@ -92,7 +92,16 @@ def posterior_coefficients(schedule: Schedule, t: Time, s: Time | None = None) -
 
     Here a_{t|s} = a_t / a_s and β_{t|s} = b_t² − a_{t|s}² b_s²: the step from s to t. On the CPU.
     """
-    return _posterior_coefficients(schedule, *_step_times(schedule, t, s))
+    return posterior_between(*_step(schedule, t, s))
+
+
+def posterior_between(t: Level, s: Level) -> PosteriorCoefficients:
+    """`posterior_coefficients` from the levels at t and s, for whoever has them. Chapter 3.
+
+    Source: Kingma et al. 2021, appendix A.
+    """
+    a_ts, std_ts = _step_between(t, s)
+    return PosteriorCoefficients(s.a * (std_ts / t.b) ** 2, a_ts * (s.b / t.b) ** 2, s.b * (std_ts / t.b))
 
 
 def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Tensor]:
@@ -100,7 +109,35 @@ def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Ten
 
     In float64, on the CPU. Source: Kingma et al. 2021, appendix A.
     """
-    return _step_coefficients(schedule, *_step_times(schedule, t, s))
+    return _step_between(*_step(schedule, t, s))
+
+
+def _step_between(t: Level, s: Level) -> tuple[Tensor, Tensor]:
+    a_ts = t.a / s.a  # a_s > 0 because s < t
+    return a_ts, (t.b**2 - (a_ts * s.b) ** 2).clamp(min=0).sqrt()
+
+
+def move(schedule: Schedule, xt: Tensor, x0_hat: Tensor, t: Time, s: Time) -> Tensor:
+    """x_s = a_s x̂0 + b_s ε̂ with ε̂ = (x_t − a_t x̂0)/b_t: from time t to any other, without noise. Chapter 7.
+
+    It is the step of `samplers.ddim` with η = 0, where each example may have its own times; s may be later than t.
+
+    Args:
+        xt, x0_hat: [B, …] batches of one shape.
+        t: a time or [B] times, above 0. s: the same.
+
+    Returns:
+        x_s [B, …].
+
+    Raises:
+        ValueError: xt and x0_hat are not floating point batches of one shape, or a time is outside its range.
+
+    Source: Song et al. 2021a, equation 13.
+    """
+    check_same_shape("x̂0", x0_hat, "x_t", xt)
+    at_t, at_s = schedule.at(t, noisy=True), schedule.at(s)
+    c_t = at_s.b / at_t.b
+    return expand(c_t, xt) * xt + expand(at_s.a - c_t * at_t.a, xt) * x0_hat
 
 
 def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:
@@ -118,11 +155,10 @@ def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -
     Returns:
         [B, …] of v's dtype, positive.
     """
-    t, s = _step_times(schedule, t, s)
-    large = _step_coefficients(schedule, t, s)[1]
-    small = _posterior_coefficients(schedule, t, s).std
+    at_t, at_s = _step(schedule, t, s)
+    large = _step_between(at_t, at_s)[1]
     at_data = posterior_coefficients(schedule, 2, 1).std if isinstance(schedule, Discrete) else large
-    small = torch.where(s == 0, at_data, small)
+    small = torch.where(at_s.t == 0, at_data, posterior_between(at_t, at_s).std)
     share = 0.5 * (v + 1)
     return torch.exp(share * expand(large.log(), v) + (1 - share) * expand(small.log(), v))
 
@@ -135,26 +171,15 @@ def check_discrete(schedule: Schedule) -> None:
         )
 
 
-def _step_times(schedule: Schedule, t: Time, s: Time | None) -> tuple[Tensor, Tensor]:
-    """Both times of a step, checked: s < t."""
-    t = schedule.check_time(t, noisy=True)
+def _step(schedule: Schedule, t: Time, s: Time | None) -> tuple[Level, Level]:
+    """The levels at both ends of a step, checked: s < t."""
+    at_t = schedule.at(t, noisy=True)
     if s is None and not isinstance(schedule, Discrete):
         raise ValueError("a continuous schedule has no step before t: say which time s to go back to")
-    s = t - 1 if s is None else schedule.check_time(s)
-    if not bool((s < t).all()):
-        raise ValueError(f"a step goes between t and an s < t, got s = {s.tolist()} and t = {t.tolist()}")
-    return t, s
-
-
-def _step_coefficients(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    a_ts = schedule._a(t) / schedule._a(s)  # a_s > 0 because s < t
-    return a_ts, (schedule._b(t) ** 2 - (a_ts * schedule._b(s)) ** 2).clamp(min=0).sqrt()
-
-
-def _posterior_coefficients(schedule: Schedule, t: Tensor, s: Tensor) -> PosteriorCoefficients:
-    a_ts, std_ts = _step_coefficients(schedule, t, s)
-    b_t, a_s, b_s = schedule._b(t), schedule._a(s), schedule._b(s)
-    return PosteriorCoefficients(a_s * (std_ts / b_t) ** 2, a_ts * (b_s / b_t) ** 2, b_s * (std_ts / b_t))
+    at_s = schedule.at(at_t.t - 1 if s is None else s)
+    if not bool((at_s.t < at_t.t).all()):
+        raise ValueError(f"a step goes between t and an s < t, got s = {at_s.t.tolist()} and t = {at_t.t.tolist()}")
+    return at_t, at_s
 
 
 def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
@@ -186,6 +211,6 @@ def posterior_kl(schedule: Discrete, x0: Tensor, x0_hat: Tensor, t: Time) -> Ten
     t = schedule.check_time(t, noisy=True)
     if bool((t < 2).any()):
         raise ValueError("L_{t−1} is a KL for t in 2 … T, got t = 1; the term there is the reconstruction L_0")
-    snr_gap = schedule.log_snr(t - 1).exp() - schedule.log_snr(t).exp()
+    snr_gap = schedule.at(t - 1).log_snr.exp() - schedule.at(t).log_snr.exp()
     error = ((x0 - x0_hat) ** 2).flatten(1).sum(1)
     return 0.5 * expand(snr_gap, error) * error

@@ -14,7 +14,8 @@ from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
 
-DERIVED = ["schedules", "process", "losses", "samplers", "guidance", "editing", "denoise", "nn", "evaluation"]
+CITED = ["schedules", "process", "predictions", "losses", "samplers", "guidance", "denoise", "editing"]
+DERIVED = [*CITED, "nn", "evaluation"]
 
 
 def public(room: str) -> set[str]:
@@ -73,7 +74,6 @@ def test_what_the_book_derives_names_its_chapter(entry, root):
     assert set(entry.chapters) <= {int(page[:2]) for page in rules.syllabus(root)}
 
 
-CITED = ["schedules", "process", "losses", "samplers", "guidance", "denoise", "editing"]
 OF_NO_PAPER = {
     "schedules.expand": "gives numbers the dimensions of a batch",
     "schedules.scaled_linear": "the authors' configuration has it, and no equation of the paper",

@@ -51,7 +51,7 @@ def test_the_slider_shows_the_numbers_of_the_library(slider: Page, keys: list[st
     for name, (alpha_bar, log_snr) in numbers.items():
         schedule = schedules.by_name(name)
         assert alpha_bar == pytest.approx(schedule.alpha_bar[t].item(), rel=0.006)  # three digits are shown
-        assert log_snr == pytest.approx(schedule.log_snr(t).item(), abs=0.0051)
+        assert log_snr == pytest.approx(schedule.at(t).log_snr.item(), abs=0.0051)
 
 
 def test_the_picture_at_zero_is_the_digit_of_the_page(slider: Page, site: Path) -> None:

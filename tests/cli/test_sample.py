@@ -101,7 +101,7 @@ def test_guidance_is_that_of_the_library(run, digits, folder, tmp_path):
     inside = []
 
     def between(xt, t):
-        a, b = good.schedule.a(t), good.schedule.b(t)
+        _, a, b = good.schedule.at(t)
         inside.append(0.5 < float((b / a)[0]) <= 2)
         return good.denoiser(y, 2.0 if inside[-1] else 1.0)(xt, t)
 

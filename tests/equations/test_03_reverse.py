@@ -422,7 +422,7 @@ def test_velocity_is_the_derivative_in_the_angle():
 def test_what_an_error_becomes():
     """The whole table, as derivatives of the library's conversions."""
     schedule, t = schedules.cosine(50), 37
-    a, b = schedule.a(t).item(), schedule.b(t).item()
+    a, b = schedule.at(t).a.item(), schedule.at(t).b.item()
     xt = torch.tensor([[0.4]], **f64)
     table = {
         "x0": {"x0": 1, "eps": a / b, "v": 1 / b, "score": a / b**2},

@@ -22,8 +22,8 @@ def test_tables_from_logarithms_are_the_exact_product(schedule):
     alpha_bar = Fraction(1)
     for t in range(1, schedule.T + 1):
         alpha_bar *= 1 - Fraction(float(schedule.beta[t]))  # rational arithmetic: no rounding at all
-        assert float(schedule.a(t)) == pytest.approx(math.sqrt(alpha_bar), rel=1e-13)
-        assert float(schedule.b(t)) == pytest.approx(math.sqrt(1 - alpha_bar), rel=1e-13)
+        assert float(schedule.at(t).a) == pytest.approx(math.sqrt(alpha_bar), rel=1e-13)
+        assert float(schedule.at(t).b) == pytest.approx(math.sqrt(1 - alpha_bar), rel=1e-13)
 
 
 @pytest.mark.equation("eq-building-bound-weight")
@@ -62,7 +62,7 @@ def test_first_loss_of_a_network_that_outputs_zero(t, generator):
     x0 = 0.7 + randn(n, 1, generator=generator).abs()  # neither centred nor Gaussian: only the second moment counts
     m = 0.7**2 + 2 * 0.7 * math.sqrt(2 / math.pi) + 1
     v = predictions.target("v", COSINE, x0, randn(n, 1, generator=generator), t)
-    a, b = float(COSINE.a(t)), float(COSINE.b(t))
+    _, a, b = map(float, COSINE.at(t))
     standard_error = float((v**2).std()) / math.sqrt(n)
     assert abs(float((v**2).mean()) - (a**2 + b**2 * m)) < 4 * standard_error
 
@@ -144,13 +144,13 @@ def test_marginals_are_kept_for_every_std(share, generator):
     """Walk the forward-looking chain from x_T down with the true x0, and measure the marginal on the way."""
     n, x0 = 100_000, 1.3
     times = [1000, 700, 300, 60, 1]
-    xt = COSINE.a(1000) * x0 + COSINE.b(1000) * randn(n, generator=generator)
+    xt = COSINE.at(1000).a * x0 + COSINE.at(1000).b * randn(n, generator=generator)
     for t, s in pairwise(times):
-        std = share * COSINE.b(s)
-        eps = (xt - COSINE.a(t) * x0) / COSINE.b(t)
-        xt = COSINE.a(s) * x0 + (COSINE.b(s) ** 2 - std**2).sqrt() * eps + std * randn(n, generator=generator)
-        assert abs(float(xt.mean() - COSINE.a(s) * x0)) < 4.5 * float(COSINE.b(s)) / math.sqrt(n)
-        assert abs(float(xt.var() / COSINE.b(s) ** 2) - 1) < 4.5 * math.sqrt(2 / n)
+        std = share * COSINE.at(s).b
+        eps = (xt - COSINE.at(t).a * x0) / COSINE.at(t).b
+        xt = COSINE.at(s).a * x0 + (COSINE.at(s).b ** 2 - std**2).sqrt() * eps + std * randn(n, generator=generator)
+        assert abs(float(xt.mean() - COSINE.at(s).a * x0)) < 4.5 * float(COSINE.at(s).b) / math.sqrt(n)
+        assert abs(float(xt.var() / COSINE.at(s).b ** 2) - 1) < 4.5 * math.sqrt(2 / n)
 
 
 @pytest.mark.equation("eq-building-ddim-marginal")
@@ -159,8 +159,8 @@ def test_eta_one_is_the_posterior(t, s, generator):
     """With the posterior's own std, the mean of a DDIM step is the posterior's mean."""
     x0, xt = randn(2, 20, 3, generator=generator)
     mean, std = process.posterior(COSINE, xt, x0, t, s)
-    eps = (xt - COSINE.a(t) * x0) / COSINE.b(t)
-    ddim_mean = COSINE.a(s) * x0 + (COSINE.b(s) ** 2 - std**2).clamp(min=0).sqrt() * eps
+    eps = (xt - COSINE.at(t).a * x0) / COSINE.at(t).b
+    ddim_mean = COSINE.at(s).a * x0 + (COSINE.at(s).b ** 2 - std**2).clamp(min=0).sqrt() * eps
     torch.testing.assert_close(ddim_mean, mean, rtol=1e-7, atol=1e-7)
 
 
@@ -179,7 +179,7 @@ def test_error_of_one_ddim_step(face, t, s, generator):
         )
         return seen[0].xs
 
-    phi_t, phi_s = (math.atan2(float(COSINE.b(i)), float(COSINE.a(i))) for i in (t, s))
+    phi_t, phi_s = (math.atan2(float(COSINE.at(i).b), float(COSINE.at(i).a)) for i in (t, s))
     factor = -math.sin(phi_t - phi_s) / (math.cos(phi_t) if face == "eps" else 1.0)
     torch.testing.assert_close(step(output + delta) - step(output), factor * delta, rtol=1e-6, atol=1e-9)
 
@@ -192,7 +192,7 @@ def test_a_data_set_of_one_point_has_no_floor(t, generator):
     blob = data.GaussianMixture(torch.ones(1, dtype=torch.float64), c, 1e-12 * torch.eye(2, dtype=torch.float64)[None])
     eps = randn(40, 2, generator=generator)
     xt = process.add_noise(COSINE, c.expand(40, 2), t, eps)
-    formula = (COSINE.a(t) * xt - c) / COSINE.b(t)
-    best = predictions.from_x0("v", blob.posterior_mean(xt, COSINE.a(t), COSINE.b(t)), COSINE, xt, t)
+    formula = (COSINE.at(t).a * xt - c) / COSINE.at(t).b
+    best = predictions.from_x0("v", blob.posterior_mean(xt, COSINE.at(t).a, COSINE.at(t).b), COSINE, xt, t)
     torch.testing.assert_close(best, formula, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(predictions.target("v", COSINE, c.expand(40, 2), eps, t), formula, rtol=1e-7, atol=1e-7)

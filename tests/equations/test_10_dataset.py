@@ -36,7 +36,7 @@ def test_rounding_is_as_much_noise_as_the_schedule_has_at_that_log_snr(generator
     assert abs(float(square.mean()) - delta**2 / 12) < 4 * standard_error
     # The schedule with a = 1 − t, b = t has that standard deviation, relative to the signal, at this t.
     relative = float(square.mean().sqrt())
-    log_snr = float(schedules.Flow().log_snr(relative / (1 + relative)))
+    log_snr = float(schedules.Flow().at(relative / (1 + relative)).log_snr)
     assert log_snr == pytest.approx(math.log(12 / delta**2), abs=5 * standard_error / float(square.mean()))
 
 
@@ -62,7 +62,7 @@ def test_likelihood_with_uniform_noise_is_below_that_of_the_bytes(mean, std):
 @pytest.mark.parametrize("t", [1, 300, 1000])
 def test_a_scale_of_the_data_is_a_shift_of_log_snr(c, d, t, generator):
     """The log-SNR of a pattern, measured: x_t is affine in it, so its answers to x and to ε are two slopes."""
-    a, b = LINEAR.a(t), LINEAR.b(t)
+    _, a, b = LINEAR.at(t)
 
     def picture(x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         return (a * (c * x + d) + b * eps - a * d) / c
@@ -72,7 +72,7 @@ def test_a_scale_of_the_data_is_a_shift_of_log_snr(c, d, t, generator):
     to_x, to_eps = torch.autograd.grad(picture(x, eps).sum(), (x, eps))
     torch.testing.assert_close(to_x, a.expand(5))
     measured = torch.log(to_x**2 / to_eps**2)
-    torch.testing.assert_close(measured, (LINEAR.log_snr(t) + 2 * math.log(abs(c))).expand(5))
+    torch.testing.assert_close(measured, (LINEAR.at(t).log_snr + 2 * math.log(abs(c))).expand(5))
 
 
 @pytest.mark.equation("eq-dataset-weight")
@@ -84,7 +84,7 @@ def test_scale_weighs_the_error_of_v(c, t, generator):
     xt = process.add_noise(LINEAR, c * x + d, t, eps)
     v = predictions.target("v", LINEAR, c * x + d, eps, t)
     v_hat = predictions.from_x0("v", c * x_hat + d, LINEAR, xt, t)
-    of_the_picture = torch.exp(LINEAR.log_snr(t) + 2 * math.log(c))
+    of_the_picture = torch.exp(LINEAR.at(t).log_snr + 2 * math.log(c))
     weighted = (c**2 + of_the_picture) * (x - x_hat).pow(2).sum(1)
     torch.testing.assert_close((v - v_hat).pow(2).sum(1), weighted, rtol=1e-8, atol=1e-10)
 
@@ -124,7 +124,7 @@ def test_an_odd_factor_reads_one_pixel(k):
 @pytest.mark.parametrize(("c", "d"), [(1.0, 0.0), (0.5, 0.5), (127.5, 127.5)])
 def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
     scaled = c * (2 * torch.rand(40, 6, generator=generator, dtype=torch.float64) - 1) + d
-    a, b = LINEAR.a(1000), LINEAR.b(1000)
+    _, a, b = LINEAR.at(1000)
     normal = torch.distributions.Normal
     exact = torch.distributions.kl_divergence(normal(a * scaled, b), normal(0.0, torch.ones_like(b))).sum(1).mean()
     formula = a**2 * scaled.pow(2).sum(1).mean() / 2 + 6 / 2 * (b**2 - 1 - torch.log(b**2))

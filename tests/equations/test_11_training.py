@@ -151,7 +151,7 @@ def test_the_loss_of_a_program_that_draws_its_noise_twice(generator):
     """Monte Carlo with the exact posterior mean of a mixture; and a regression finds nothing better."""
     ring, schedule = data.ring_of_gaussians(4), schedules.cosine()
     for t in (60, 400, 700):
-        a, b = schedule.a(t), schedule.b(t)
+        _, a, b = schedule.at(t)
         x0 = ring.sample(100_000, generator)
         eps, again = randn(2, *x0.shape, generator=generator)
         xt = a * x0 + b * eps

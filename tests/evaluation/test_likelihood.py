@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_book import denoise, losses, schedules
+from diffusion_book import denoise, losses, process, schedules
 from diffusion_book.data import GaussianMixture
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation import bits_by_bound, bits_by_ode
@@ -75,9 +75,9 @@ def test_an_image_that_is_known_costs_the_last_step_only(generator):
     x = random_bytes(1, generator).clamp(-0.9, 0.9)
     x = from_uint8(to_uint8(x))
     found = bits_by_bound(lambda xt, t: x.expand_as(xt), schedule, x, generator)
-    half, std = 1 / 255, float(schedule.b(1))
+    half, std = 1 / 255, float(schedule.at(1).b)
     inside = math.erf(half / std / math.sqrt(2))  # the mass of N(x0, std²) within half a level
-    expected = -math.log2(inside) + float(losses.prior_kl(schedule, x)[0]) / (D * math.log(2))
+    expected = -math.log2(inside) + float(process.prior_kl(schedule, x)[0]) / (D * math.log(2))
     assert found.mean == pytest.approx(expected, rel=1e-4)
     assert math.isnan(found.standard_error)
 

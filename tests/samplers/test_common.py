@@ -115,7 +115,7 @@ def test_every_prediction_on_every_grid_is_the_exact_denoiser(name, schedule, sa
             torch.testing.assert_close(sample(denoiser, [2])[0], expected[1], rtol=0, atol=1e-11)
             if grid in (uniform_times, quadratic_times):
                 # A rounding is 6e-8 of x_t, and b/a times that where x̂0 is read off ε; the ring's modes magnify it.
-                large = float(schedule.sigma(schedule.T)) if prediction in ("eps", "score") else schedule.prior_std
+                large = float(schedule.at(schedule.T).sigma) if prediction in ("eps", "score") else schedule.prior_std
                 single = sample(denoiser, [1, 2], torch.float32)
                 torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-5 + 1e-6 * large)
 
@@ -204,7 +204,7 @@ def test_the_denoiser_is_asked_at_the_times_of_the_grid(name):
     SAMPLERS[name](denoiser, SCHEDULE, x, times, generator, steps.append)
     expected = times[:1]
     for t, s in pairwise(times[:-1]):
-        short = name != "heun" or SCHEDULE.sigma(t) <= 3 * SCHEDULE.sigma(s)
+        short = name != "heun" or SCHEDULE.at(t).sigma <= 3 * SCHEDULE.at(s).sigma
         expected += [s, s] if name in TWO_EVALUATIONS and short else [s]
     assert [t for t, _ in asked] == expected
     # What is denoised next is what the last step arrived at, at that time.
@@ -478,7 +478,7 @@ def test_the_start_has_the_schedules_own_scale(schedule):
     one, other = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
     found = start_noise((4, 3), one, schedule=schedule)
     assert found.dtype == torch.float32
-    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    _, a, b = map(float, schedule.at(schedule.T))
     torch.testing.assert_close(found, (a**2 + b**2) ** 0.5 * start_noise((4, 3), other))
 
 

@@ -60,7 +60,7 @@ def test_euler_and_its_ancestral_form_are_those_of_diffusers(scheduler, steps, d
     theirs.set_timesteps(steps)
     schedule = schedules.linear()
     start = start_noise((4, 3), generator, torch.float64)
-    x = start / schedule.a(1000)
+    x = start / schedule.at(1000).a
     noise = torch.Generator().manual_seed(7)
     for k in theirs.timesteps:
         output = network(theirs.scale_model_input(x, k), torch.full((4,), int(k) + 1))
@@ -177,7 +177,7 @@ def test_noise_without_a_generator_is_refused():
 
 def gaussian(schedule: schedules.Schedule, variance: float):
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
+        _, a, b = schedule.at(t).like(xt)
         return a * variance / (a**2 * variance + b**2) * xt
 
     return denoiser
@@ -201,7 +201,7 @@ def test_each_iteration_of_the_inversion_leaves_the_share_of_the_error_that_the_
     schedule, variance, t = schedules.linear(), 0.3, 300
     denoiser = gaussian(schedule, variance)
     x0 = start_noise((5, 2), generator, torch.float64)
-    a, b = float(schedule.a(t)), float(schedule.b(t))
+    _, a, b = map(float, schedule.at(t))
     share = b**2 / (a**2 * variance + b**2)  # at s = 0, where b_s is 0
     exact = x0 * (a**2 * variance + b**2) / (a * variance)  # of which the one step makes x0
     for iterations in (1, 2, 5, 20):

@@ -190,7 +190,7 @@ def test_the_two_variances_bound_that_of_unit_gaussian_data(variance, generator)
     schedule, n, t, s = schedules.linear(), 40_000, 1000, 600
     steps = []
     x = start_noise((n, 1), generator, torch.float64)
-    ddpm(lambda xt, t: schedule.a(t, like=xt) * xt, schedule, x, [t, s, 0], generator, variance, steps.append)
+    ddpm(lambda xt, t: schedule.at(t).like(xt).a * xt, schedule, x, [t, s, 0], generator, variance, steps.append)
     alpha_ts = (schedule.alpha_bar[t] / schedule.alpha_bar[s]).item()
     step = 1 - alpha_ts
     if variance == "small":

@@ -135,19 +135,19 @@ def test_a_parabola_in_half_the_log_snr_is_integrated_exactly(eta):
     x = torch.zeros(1, 1, dtype=torch.float64)
     zeros = torch.Generator().manual_seed(0)
     dpm_solver(
-        lambda xt, t: parabola(0.5 * schedule.log_snr(t, like=xt)), schedule, x, times, 3, eta, zeros, seen.append
+        lambda xt, t: parabola(0.5 * schedule.at(t).like(xt).log_snr), schedule, x, times, 3, eta, zeros, seen.append
     )
     noise = torch.Generator().manual_seed(0)
     noises = [torch.randn(1, 1, generator=noise, dtype=torch.float64) for _ in range(3)]
     t, s = times[2:4]
-    ell_t, ell_s = (0.5 * schedule.log_snr(time) for time in (t, s))
+    ell_t, ell_s = (0.5 * schedule.at(time).log_snr for time in (t, s))
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))
     ell = ell_t + (ell_s - ell_t) * (nodes + 1) / 2
     k = 1 + eta
     integral = (weights * k * torch.exp(-k * (ell_s - ell)) * parabola(ell)).sum() * (ell_s - ell_t) / 2
     shrink = torch.exp(ell_t - ell_s)
-    expected = schedule.b(s) / schedule.b(t) * shrink**eta * seen[1].xs + schedule.a(s) * integral
-    expected = expected + schedule.b(s) * (1 - shrink ** (2 * eta)).sqrt() * noises[2]
+    expected = schedule.at(s).b / schedule.at(t).b * shrink**eta * seen[1].xs + schedule.at(s).a * integral
+    expected = expected + schedule.at(s).b * (1 - shrink ** (2 * eta)).sqrt() * noises[2]
     torch.testing.assert_close(seen[2].xs, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -221,7 +221,7 @@ def test_the_sde_form_keeps_the_variance_of_gaussian_data(variance, order, gener
     schedule, n = schedules.VP(), 40_000
 
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
+        _, a, b = schedule.at(t).like(xt)
         return a * variance / (a**2 * variance + b**2) * xt
 
     times = log_snr_times(schedule, 60, sigma_min=0.02)
@@ -231,12 +231,12 @@ def test_the_sde_form_keeps_the_variance_of_gaussian_data(variance, order, gener
     # Order 1 is off by O(h): its own variance follows by recursion, since each step is linear.
     expected = 1.0
     for step in seen[:-1]:
-        a, b = (torch.tensor([float(f(time)) for time in (step.t, step.s)]) for f in (schedule.a, schedule.b))
-        shrink = float(b[1] / a[1] * a[0] / b[0])
-        gain = float(a[0]) * variance / (float(a[0]) ** 2 * variance + float(b[0]) ** 2)
-        kept = float(b[1] / b[0]) * shrink + float(a[1]) * (1 - shrink**2) * gain
-        expected = kept**2 * expected + float(b[1]) ** 2 * (1 - shrink**2)
-    true = float(a[1]) ** 2 * variance + float(b[1]) ** 2
+        (_, a_t, b_t), (_, a_s, b_s) = (map(float, schedule.at(time)) for time in (step.t, step.s))
+        shrink = b_s / a_s * a_t / b_t
+        gain = a_t * variance / (a_t**2 * variance + b_t**2)
+        kept = b_s / b_t * shrink + a_s * (1 - shrink**2) * gain
+        expected = kept**2 * expected + b_s**2 * (1 - shrink**2)
+    true = a_s**2 * variance + b_s**2
     if order == 2:
         expected = true  # its bias, O(h²), is below the Monte Carlo error
     found = seen[-2].xs.var().item()

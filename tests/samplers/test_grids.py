@@ -80,13 +80,15 @@ def test_on_every_schedule_karras_times_have_the_same_noise_levels(schedule):
     """But for the first, which is T whatever its σ."""
     times = karras_times(schedule, 12, sigma_min=0.01, sigma_max=40.0)
     ramp = np.linspace(40 ** (1 / 7), 0.01 ** (1 / 7), 12) ** 7
-    assert schedule.sigma(torch.tensor(times[1:-1], dtype=torch.float64)).tolist() == pytest.approx(ramp[1:], rel=1e-8)
+    assert schedule.at(torch.tensor(times[1:-1], dtype=torch.float64)).sigma.tolist() == pytest.approx(
+        ramp[1:], rel=1e-8
+    )
 
 
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=repr)
 def test_log_snr_times_are_evenly_spaced_in_log_snr(schedule):
     times = log_snr_times(schedule, 12, sigma_min=0.01, sigma_max=40.0)
-    log_snr = schedule.log_snr(torch.tensor(times[1:-1], dtype=torch.float64))
+    log_snr = schedule.at(torch.tensor(times[1:-1], dtype=torch.float64)).log_snr
     gap = 2 * math.log(40 / 0.01) / 11
     torch.testing.assert_close(log_snr.diff(), torch.full((10,), gap, dtype=torch.float64), rtol=1e-6, atol=0)
     assert log_snr[-1].item() == pytest.approx(-2 * math.log(0.01), rel=1e-8)
@@ -96,10 +98,10 @@ def test_on_integers_log_snr_times_are_the_nearest_there_are():
     """Where there is room: each time's angle is nearer to the wanted one than its neighbours' are."""
     schedule = schedules.linear()
     times = log_snr_times(schedule, 10)
-    low, high = float(schedule.sigma(1)), 80.0
+    low, high = float(schedule.at(1).sigma), 80.0
     wanted = np.geomspace(high, low, 10)
     for t, sigma in list(zip(times, wanted))[1:-1]:
-        distance = [abs(math.atan(float(schedule.sigma(u))) - math.atan(sigma)) for u in (t - 1, t, t + 1)]
+        distance = [abs(math.atan(float(schedule.at(u).sigma)) - math.atan(sigma)) for u in (t - 1, t, t + 1)]
         assert distance[1] == min(distance)
 
 

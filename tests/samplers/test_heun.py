@@ -72,7 +72,7 @@ def test_on_any_schedule_it_is_algorithm_2_in_x_over_a(schedule, churn, generato
         torch.Generator().manual_seed(3),
         *(churn, 0, math.inf, 1),
     )
-    a = float(schedule.a(times[0]))
+    a = float(schedule.at(times[0]).a)
     again = torch.Generator().manual_seed(3)
     found = heun(ours, schedule, a * start, times, churn, max_fall=math.inf, generator=again)
     # time_at is right to a few roundings of log σ, near 1e-14; the ring's modes magnify them.
@@ -103,13 +103,13 @@ def test_the_loop_is_that_of_diffusers(steps, prediction, name, double, generato
     theirs.set_timesteps(steps)
     schedule = schedules.linear()
     start = start_noise((4, 3), generator, torch.float64)
-    x = start / schedule.a(1000)  # its variable is x/a
+    x = start / schedule.at(1000).a  # its variable is x/a
     for k in theirs.timesteps:
         t = int(k) + 1
         scaled = theirs.scale_model_input(x, k)
         output = network(scaled, torch.full((4,), t))
         if name == "sample":  # which it does not have: told as the ε that it stands for
-            output = (scaled - schedule.a(t) * output) / schedule.b(t)
+            output = (scaled - schedule.at(t).a * output) / schedule.at(t).b
         x = theirs.step(output, k, x).prev_sample
     times = uniform_times(schedule, steps)
     assert list(dict.fromkeys(int(k) + 1 for k in theirs.timesteps)) == times[:-1]
@@ -175,12 +175,12 @@ def test_a_schedule_that_ends_in_almost_pure_noise_does_not_ruin_it(grid, share,
     """
     schedule, std = schedules.cosine(), 0.5
     times = grid(schedule, steps)
-    sigmas = [float(schedule.sigma(t)) for t in times]
+    sigmas = [float(schedule.at(t).sigma) for t in times]
     x = torch.tensor([[math.hypot(sigmas[0], std)]], dtype=torch.float64)
     found = heun(
-        lambda xt, t: gaussian(std)(xt / schedule.a(t).reshape(-1, 1), schedule.sigma(t)),
+        lambda xt, t: gaussian(std)(xt / schedule.at(t).a.reshape(-1, 1), schedule.at(t).sigma),
         schedule,
-        float(schedule.a(schedule.T)) * x,
+        float(schedule.at(schedule.T).a) * x,
         times,
     )
     corrected = algorithm_2(gaussian(std), x, sigmas, None, 0, 0, math.inf, 1)

@@ -38,7 +38,7 @@ def test_gaussian_data_keep_their_standard_coordinates(schedule, generator):
     """(x_0 − μ)/s' = (x_T − a_T μ)/√(a_T² s² + b_T²), with s' that of σ_min's last x̂0."""
     mu, std, sigma_min = 0.5, 0.4, 1e-3
     x = start_noise((6, 2), generator, torch.float64, schedule=schedule)
-    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    _, a, b = map(float, schedule.at(schedule.T))
     standard = (x - a * mu) / math.sqrt(a**2 * std**2 + b**2)
     # There x/a has variance s² + σ_min², and x̂0 takes s²/(s² + σ_min²) of its offset.
     exact = mu + standard * std**2 / math.sqrt(std**2 + sigma_min**2)
@@ -52,7 +52,7 @@ def test_encoding_gaussian_data_has_a_closed_form(schedule, generator):
     """The same coordinates, the other way; a large σ_min, where x0 itself is what it starts from."""
     mu, std, sigma_min = 0.5, 0.4, 0.3
     x0 = gaussian(mu, std).sample(6, generator)
-    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    _, a, b = map(float, schedule.at(schedule.T))
     exact = a * mu + (x0 - mu) * math.sqrt((a**2 * std**2 + b**2) / (std**2 + sigma_min**2))
     found = encode(denoise.exact(gaussian(mu, std), schedule), schedule, x0, sigma_min, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found / schedule.prior_std, exact / schedule.prior_std, rtol=0, atol=1e-6)
@@ -90,7 +90,7 @@ def test_a_finite_end_is_the_same_point_of_the_one_ode(generator):
     assert at_ten.std().item() == pytest.approx(10, rel=0.6)
     # From σ = 10 on along the Flow ODE, by its own sampler in small steps.
     times = flow.time_at(-2 * torch.linspace(math.log(10), math.log(1e-3), 400, dtype=torch.float64)).tolist()
-    back = unipc(denoise.exact(RING, flow), flow, at_ten * float(flow.a(times[0])), [*times, 0.0])
+    back = unipc(denoise.exact(RING, flow), flow, at_ten * float(flow.at(times[0]).a), [*times, 0.0])
     torch.testing.assert_close(back, x0, rtol=0, atol=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_the_likelihood_of_one_gaussian_by_its_own_closed_form(schedule, generat
     found = log_likelihood(
         denoise.exact(gaussian(mu, std, 3), schedule), schedule, x0, sigma_min=sigma_min, rtol=1e-9, atol=1e-9
     )
-    a, b = float(schedule.a(schedule.T)), float(schedule.b(schedule.T))
+    _, a, b = map(float, schedule.at(schedule.T))
     stretch = math.sqrt((a**2 * std**2 + b**2) / (std**2 + sigma_min**2))
     prior = Normal(0.0, schedule.prior_std)
     exact = (prior.log_prob(a * mu + stretch * (x0 - mu)) + math.log(stretch)).sum(1)

@@ -16,14 +16,14 @@ def gaussian(variance: float):
     """The exact denoiser of N(0, variance) data."""
 
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a, b = SCHEDULE.a(t, like=xt), SCHEDULE.b(t, like=xt)
+        _, a, b = SCHEDULE.at(t).like(xt)
         return a * variance / (a**2 * variance + b**2) * xt
 
     return denoiser
 
 
 def marginal_variance(variance: float, t: int) -> float:
-    return float(SCHEDULE.a(t)) ** 2 * variance + float(SCHEDULE.b(t)) ** 2
+    return float(SCHEDULE.at(t).a) ** 2 * variance + float(SCHEDULE.at(t).b) ** 2
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 50])
@@ -38,10 +38,10 @@ def test_the_corrector_keeps_the_marginal_of_gaussian_data(variance, dimensions,
     x = marginal_variance(variance, t) ** 0.5 * start_noise((n, dimensions), generator, torch.float64)
     steps: list[Step] = []
     predictor_corrector(gaussian(variance), SCHEDULE, x, [t, s, 0], generator, corrections, snr, steps.append)
-    delta = 2 * (snr * float(SCHEDULE.b(s))) ** 2
+    delta = 2 * (snr * float(SCHEDULE.at(s).b)) ** 2
     # The predictor arrives with a variance that is known too; each correction takes it on towards the fixed point.
     c_0, c_t, std = (float(c) for c in process.posterior_coefficients(SCHEDULE, t, s))
-    gain = c_0 * float(SCHEDULE.a(t)) * variance / marginal_variance(variance, t) + c_t
+    gain = c_0 * float(SCHEDULE.at(t).a) * variance / marginal_variance(variance, t) + c_t
     expected = gain**2 * marginal_variance(variance, t) + std**2
     for _ in range(corrections):
         expected = (1 - delta / v) ** 2 * expected + 2 * delta
@@ -63,7 +63,7 @@ def test_corrections_mend_a_predictor_that_arrives_with_the_wrong_variance(gener
         predictor_corrector(gaussian(variance), SCHEDULE, x, [t, s, 0], generator, corrections, 0.16, steps.append)
         errors.append(abs(steps[0].xs.var().item() / v - 1))
     assert errors[0] > 1.5
-    delta = 2 * (0.16 * float(SCHEDULE.b(s))) ** 2
+    delta = 2 * (0.16 * float(SCHEDULE.at(s).b)) ** 2
     for corrections, error in zip((5, 20), errors[1:3]):
         expected = errors[0] * (1 - delta / v) ** (2 * corrections)
         assert error == pytest.approx(expected, abs=0.03 + 0.02 * expected)
@@ -99,7 +99,7 @@ def test_a_corrector_step_is_the_langevin_step_of_the_score(generator):
     noise = torch.Generator().manual_seed(4)
     torch.randn(6, 2, generator=noise, dtype=torch.float64)  # the predictor's
     z = torch.randn(6, 2, generator=noise, dtype=torch.float64)
-    a, b = SCHEDULE.a(200), SCHEDULE.b(200)
+    _, a, b = SCHEDULE.at(200)
     delta = 2 * (0.3 * b) ** 2
     torch.testing.assert_close(after, before + delta * data.score(before, a, b) + (2 * delta).sqrt() * z)
 

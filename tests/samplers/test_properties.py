@@ -39,7 +39,7 @@ def gaussian(schedule: schedules.Schedule) -> denoise.Denoiser:
     """The exact denoiser of N(0.3, 0.6²) data in every coordinate, which contracts."""
 
     def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a, b = schedule.a(t, like=xt), schedule.b(t, like=xt)
+        _, a, b = schedule.at(t).like(xt)
         return 0.3 + 0.36 * a / (0.36 * a**2 + b**2) * (xt - 0.3 * a)
 
     return denoiser
@@ -84,7 +84,7 @@ def test_a_perfect_network_walks_as_the_exact_denoiser(schedule, prediction, nam
         return
     # A rounding of x̂0 is one of x_T, and b/a times that where it is read off ε. Eight steps of two evaluations, each
     # with weights of multistep methods up to a dozen, add them up; the adaptive solver may also take other steps.
-    large = max(1.0, float(schedule.sigma(schedule.T)) if by_noise else schedule.prior_std)
+    large = max(1.0, float(schedule.at(schedule.T).sigma) if by_noise else schedule.prior_std)
     close = {dtype: 256 * torch.finfo(dtype).eps * large for dtype in (torch.float32, torch.float64)}
     if name == "probability-flow":
         close[torch.float32] += TOLERANCE

@@ -77,7 +77,8 @@ def perfect_network(exact: denoise.Denoiser, schedule: schedules.Schedule, predi
             t = schedule.T / 1000 * t
         t = t.clamp(max=schedule.T)
         if prediction == "F":
-            x = torch.hypot(schedule.sigma_data * schedule.a(t, like=x), schedule.b(t, like=x)) * x
+            _, a, b = schedule.at(t).like(x)
+            x = torch.hypot(schedule.sigma_data * a, b) * x
         return predictions.from_x0(prediction, exact(x, t), schedule, x, t)
 
     return network

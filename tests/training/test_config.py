@@ -264,7 +264,7 @@ def test_the_objective_is_the_one_that_is_named():
     assert (found.prediction, found.nothing, found.dropout) == ("eps", {"y": torch.tensor(4)}, 0.1)
     assert found.draw_times is losses.draw_logit_normal_times
     t = torch.arange(1, 21)
-    torch.testing.assert_close(found.schedule.a(t), schedules.linear(20).a(t))
+    torch.testing.assert_close(found.schedule.at(t).a, schedules.linear(20).at(t).a)
     torch.testing.assert_close(found.weight(found.schedule, t), losses.p2()(found.schedule, t))
     assert build_schedule(RunConfig()).T == 1000
 

@@ -104,7 +104,7 @@ def test_a_network_learns_to_sample_a_ring():
     xt = process.add_noise(schedule, x0, t, torch.randn(n, 2, generator=generator))
     best = denoise.exact(ring, schedule)(xt, t)
     found = denoise.from_network(result.ema, schedule, "v")(xt, t)
-    weight = (1 / schedule.b(t) ** 2).float()  # the v-loss weighs x0 by SNR + 1 = 1/b²
+    weight = (1 / schedule.at(t).b ** 2).float()  # the v-loss weighs x0 by SNR + 1 = 1/b²
     excess = weight * ((found - x0) ** 2 - (best - x0) ** 2).mean(1)
     error = excess.std().item() / n**0.5
     least = (weight * ((best - x0) ** 2).mean(1)).mean().item()

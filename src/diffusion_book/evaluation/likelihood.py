@@ -101,7 +101,7 @@ def unit_gaussian_shares(schedule: Discrete) -> Tensor:
 
     There E‖x0 − x̂0‖² = b_t² = 1/(1 + SNR(t)) for each value.
     """
-    snr = schedule.log_snr(torch.arange(1, schedule.T + 1)).double().exp()
+    snr = schedule.at(range(1, schedule.T + 1)).log_snr.exp()
     cost = (snr[:-1] - snr[1:]) / (1 + snr[1:])
     return cost / cost.sum()
 

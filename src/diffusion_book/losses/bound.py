@@ -103,7 +103,7 @@ def vlb_at(
     last = t == 1  # the reconstruction costs more than the rest, and is left out where it is not asked for
     term = x0.new_empty(len(x0))
     term[~last] = posterior_kl(schedule, x0[~last], x0_hat[~last], t[~last]).to(x0)
-    b_1 = schedule.b(1, like=x0).expand_as(x0[last])
+    b_1 = schedule.at(1).like(x0).b.expand_as(x0[last])
     term[last] = reconstruction(x0[last], x0_hat[last], b_1, levels)
     return term
 

@@ -66,8 +66,8 @@ def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Ten
         ValueError: that limit is infinite, as it is on ε itself for `vdm` and `edm`.
     """
     p, q = coefficients(prediction, schedule, t)
-    factor = weight(schedule, t).cpu() / (q - p * torch.exp(-0.5 * _log_snr(schedule, t).cpu())) ** 2
-    if bool(((schedule.a(t).cpu() == 0) & (factor > 1e30)).any()):
+    factor = weight(schedule, t).cpu() / (q - p * torch.exp(-0.5 * _log_snr(schedule, t))) ** 2
+    if bool(((schedule.at(t).a == 0) & (factor > 1e30)).any()):
         raise ValueError(
             f"this weight is infinite on {prediction} where a(t) = 0 (zero terminal SNR); predict v instead"
         )
@@ -97,7 +97,14 @@ def vdm() -> Weight:
     In nats, for continuous time, and for each dimension, since losses here are means over dimensions. At the data it
     grows like 1/t: draw times from some t_min up, and leave what is below to a reconstruction term.
     """
-    return lambda schedule, t: (-0.5 * schedule.T * schedule.d_log_snr(t)).clamp(max=math.exp(-0.5 * LEAST_LOG_SNR))
+
+    def weight(schedule: Schedule, t: Tensor) -> Tensor:
+        _, a, b = schedule.at(t)
+        d_a, d_b = schedule.rates(t)
+        d_log_snr = 2 * (d_a / a - d_b / b)
+        return (-0.5 * schedule.T * d_log_snr).clamp(max=math.exp(-0.5 * LEAST_LOG_SNR))
+
+    return weight
 
 
 def edm() -> Weight:
@@ -110,7 +117,7 @@ LEAST_LOG_SNR = -200.0
 
 
 def _log_snr(schedule: Schedule, t: Tensor) -> Tensor:
-    return schedule.log_snr(t).clamp(min=LEAST_LOG_SNR)
+    return schedule.at(t).log_snr.clamp(min=LEAST_LOG_SNR)
 
 
 def check_examples(x0: Tensor, t: Tensor) -> None:

@@ -43,7 +43,7 @@ def draw_sigma_times(
     """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1). Chapter 4."""
     _check_draw(batch_size, generator, mean, std)
     z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
-    return schedule.time_at(-2 * (mean + std * z))
+    return schedule.time_at(-2 * (mean + std * z)).to(generator.device)
 
 
 def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:

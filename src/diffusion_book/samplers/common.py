@@ -69,7 +69,7 @@ class Coefficients(NamedTuple):
 def coefficients(schedule: Schedule, times: Times) -> Coefficients:
     """The coefficients of a checked grid, in double precision."""
     t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    a, b = schedule._a(t), schedule._b(t)
+    _, a, b = schedule.at(t)
     return Coefficients(a.tolist(), b.tolist(), (b / a).tolist())
 
 

@@ -100,7 +100,7 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
         raise ValueError(
             f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times(schedule, 50)"
         )
-    grid = schedule.check_time(times if isinstance(times, Tensor) else _exact(times)).tolist()
+    grid = schedule.check_time(times).tolist()
     if any(t <= s for t, s in pairwise(grid)):
         raise ValueError(f"a time grid must fall strictly from noise to data, got {_abbreviate(grid)}")
     if grid[-1] != 0:
@@ -108,12 +108,6 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
             f"a time grid must end at the data, t = 0, got an end of {grid[-1]}: the last step would leave noise"
         )
     return grid
-
-
-def _exact(times: Times) -> Tensor:
-    """The numbers as a tensor; floats in float64, since float32 would move them, even past T."""
-    grid = torch.as_tensor(times)
-    return torch.as_tensor(times, dtype=torch.float64) if grid.is_floating_point() else grid
 
 
 def _at_sigmas(schedule: Schedule, sigma: Tensor) -> Times:
@@ -132,8 +126,8 @@ def _finish(schedule: Schedule, times: Tensor) -> Times:
 
 
 def _sigma_range(schedule: Schedule, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:
-    first = float(schedule.sigma(1)) if isinstance(schedule, Discrete) else 0.0
-    most = float(schedule.sigma(schedule.T))
+    first = float(schedule.at(1).sigma) if isinstance(schedule, Discrete) else 0.0
+    most = float(schedule.at(schedule.T).sigma)
     low = max(0.002, first) if sigma_min is None else sigma_min
     high = min(80.0, most) if sigma_max is None else sigma_max
     if not (0 < low < high <= most and high < math.inf):

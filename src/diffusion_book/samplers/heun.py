@@ -68,7 +68,9 @@ def heun(
     times = check_times(schedule, times)
     a, b, sigmas = coefficients(schedule, times)
     gamma = min(churn / (len(times) - 1), math.sqrt(2) - 1)
-    churn_to = min(churn_to, float(schedule.sigma(schedule.T)) / (1 + gamma))  # there is no noise to go up to above T
+    churn_to = min(
+        churn_to, float(schedule.at(schedule.T).sigma) / (1 + gamma)
+    )  # there is no noise to go up to above T
     for i, t, s, where in steps_of(times):
         t_hat, a_t, b_t, sigma_t = t, a[i], b[i], sigmas[i]
         if generator is not None and gamma > 0 and churn_from <= sigma_t <= churn_to and a_t > 0:
@@ -94,5 +96,5 @@ def heun(
 def _at_sigma(schedule: Schedule, sigma: float) -> tuple[float, float, float]:
     """The time with this σ, and a and b such that b/a is σ to the last digit."""
     t = float(schedule.time_at(-2 * math.log(sigma)))
-    a = float(schedule.a(t))
+    a = float(schedule.at(t).a)
     return t, a, a * sigma

@@ -254,14 +254,15 @@ def _angles(schedule: Schedule, x: Tensor, sigma_min: float, rtol: float, atol: 
     if isinstance(schedule, Discrete):
         raise ValueError("an adaptive solver visits every real time: pass schedule.continuous(), also to the denoiser")
     check_floating("a batch", x)
-    if not 0 < sigma_min < float(schedule.sigma(schedule.T)):
+    _, a, b = schedule.at(schedule.T)
+    if not 0 < sigma_min < float(b / a):
         raise ValueError(f"sigma_min must lie between 0 and σ_T, got {sigma_min}; 1e-3 is usual")
     if not (0 < rtol < math.inf and 0 < atol < math.inf):
         raise ValueError(f"rtol and atol must be positive, got {rtol} and {atol}; 1e-5 is usual")
-    return math.atan(sigma_min), math.atan2(float(schedule.b(schedule.T)), float(schedule.a(schedule.T)))
+    return math.atan(sigma_min), math.atan2(float(b), float(a))
 
 
 def _at_angle(schedule: Schedule, phi: Tensor) -> tuple[Tensor, Tensor]:
     """The times [B] at these angles, and √(a² + b²) there."""
-    t = schedule.time_at(torch.where(phi < math.pi / 2, -2 * phi.tan().log(), -math.inf))
-    return t, torch.hypot(schedule.a(t), schedule.b(t))
+    t, a, b = schedule.at(schedule.time_at(torch.where(phi < math.pi / 2, -2 * phi.tan().log(), -math.inf)))
+    return t, torch.hypot(a, b)

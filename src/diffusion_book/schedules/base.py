@@ -2,24 +2,57 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating
 
-Time = Tensor | int | float
+Time = Tensor | float | Sequence[float]
+"""A time, or several: a number, numbers, or a tensor of them."""
+
+
+class Level(NamedTuple):
+    """How much signal and how much noise there is at time t: x_t = a x0 + b ε. Chapter 2.
+
+    The numbers are float64 and on the CPU, whatever the device, and have t's shape; `like` makes them multiply a batch.
+
+    Source: Kingma et al. 2021, section 3.1.
+    """
+
+    t: Tensor
+    """The time, checked."""
+    a: Tensor
+    """Signal coefficient; 1 at the data."""
+    b: Tensor
+    """Noise coefficient; 0 at the data."""
+
+    @property
+    def sigma(self) -> Tensor:
+        """σ_t = b / a, the noise level after the signal is scaled back to size one (Karras et al. 2022)."""
+        return self.b / self.a
+
+    @property
+    def log_snr(self) -> Tensor:
+        """λ_t = log(a² / b²): +∞ at the data, falling with t, −∞ where a = 0 (Kingma et al. 2021, section 3.1)."""
+        return 2 * (self.a.log() - self.b.log())
+
+    def like(self, x: Tensor) -> "Level":
+        """a and b in the dtype, on the device and with the dimensions [B, 1, …] that multiply a batch x [B, …].
+
+        Raises:
+            ValueError: x is not floating point, or has another number of examples than there are times.
+        """
+        return Level(self.t, expand(self.a, x), expand(self.b, x))
 
 
 class Schedule(ABC):
     """How much signal a(t) and how much noise b(t): x_t = a(t) x0 + b(t) ε for t from 0 (data) to T (noise).
 
-    Each method takes a time, or a tensor of times, and optionally `like`: a batch [B, …] whose dtype, device and number
-    of dimensions the answer takes, so that it multiplies the batch. Without it the answer is float64, shaped like t and
-    where t is. A time outside 0 … T is a ValueError.
-
-    Numbers are computed in float64 on the CPU, whatever the device: `check_time` brings the times there. A subclass
-    gives `_a`, `_b` and their derivatives at times so checked; `process` calls these too, to check a time only once.
+    `at` answers for a time or a tensor of times, and `rates` how fast it changes there; `time_at` is the way back. A
+    subclass writes `_at`, `_rates` and `_time_at`, for numbers that are checked, in float64 and on the CPU.
 
     Source: Kingma et al. 2021, section 3.1, for a, b and λ as functions of t. Chapters 2 and 6.
 
@@ -31,53 +64,44 @@ class Schedule(ABC):
     T: int | float
     sigma_data: float = 1.0
 
-    def a(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """Signal coefficient; 1 at the data."""
-        return _give(self._a(self.check_time(t)), t, like)
+    def at(self, t: Time, noisy: bool = False) -> Level:
+        """The level at each of these times, which lie in 0 … T; `noisy` leaves out t = 0.
 
-    def b(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """Noise coefficient; 0 at the data."""
-        return _give(self._b(self.check_time(t)), t, like)
+        Raises:
+            ValueError: a time is outside 0 … T, or of another kind of number than this schedule's.
+        """
+        t = self.check_time(t, noisy)
+        return Level(t, *self._at(t))
 
-    def d_a(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """ȧ = da/dt."""
-        return _give(self._d_a(self.check_time(t)), t, like)
+    def rates(self, t: Time) -> tuple[Tensor, Tensor]:
+        """ȧ = da/dt and ḃ = db/dt, float64, on the CPU; for `VP`, where noise comes in like √t, ḃ(0) is infinite.
 
-    def d_b(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """ḃ = db/dt; for `VP`, where noise comes in like √t, it is infinite at t = 0."""
-        return _give(self._d_b(self.check_time(t)), t, like)
-
-    def log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """λ_t = log(a² / b²): +∞ at the data, falling with t, −∞ where a = 0 (Kingma et al. 2021, section 3.1)."""
-        at = self.check_time(t)
-        return _give(2 * (self._a(at).log() - self._b(at).log()), t, like)
-
-    def d_log_snr(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """dλ/dt = 2 (ȧ/a − ḃ/b), never positive; −∞ at the data and where a = 0."""
-        at = self.check_time(t)
-        return _give(2 * (self._d_a(at) / self._a(at) - self._d_b(at) / self._b(at)), t, like)
-
-    def sigma(self, t: Time, like: Tensor | None = None) -> Tensor:
-        """σ_t = b / a, the noise level after the signal is scaled back to size one (Karras et al. 2022)."""
-        at = self.check_time(t)
-        return _give(self._b(at) / self._a(at), t, like)
+        Raises:
+            ValueError: as `at`.
+        """
+        return self._rates(self.check_time(t))
 
     def time_at(self, log_snr: Tensor | float) -> Tensor:
-        """The time with this log-SNR, the inverse of `log_snr`; the nearest time where the schedule has none."""
-        wanted = _as_tensor(log_snr).cpu().double()
+        """The time with this log-SNR, on the CPU, and the nearest time where the schedule has none.
+
+        Raises:
+            ValueError: a log-SNR is NaN.
+        """
+        wanted = as_tensor(log_snr).double()
         if bool(wanted.isnan().any()):
             raise ValueError("no time has a log-SNR of NaN; expected numbers, −∞ and +∞ among them")
-        return _give(self._time_at(wanted), log_snr, None)
+        return self._time_at(wanted)
 
     @property
     def prior_std(self) -> float:
         """√(a_T² + b_T²), the standard deviation of x_T for data of variance one: 1, or √(1 + σ_max²) for EDM."""
-        return math.hypot(float(self.a(self.T)), float(self.b(self.T)))
+        _, a, b = self.at(self.T)
+        return math.hypot(float(a), float(b))
 
     @property
     def ends_in_noise(self) -> bool:
         """Whether a(T) is exactly 0: zero terminal signal-to-noise ratio (Lin et al. 2024)."""
-        return float(self.a(self.T)) == 0
+        return float(self.at(self.T).a) == 0
 
     def clock(self, t: Tensor) -> Tensor:
         """What a network is told of the time: a number that moves by hundreds between data and noise."""
@@ -98,19 +122,16 @@ class Schedule(ABC):
             )
 
     @abstractmethod
-    def _time_at(self, log_snr: Tensor) -> Tensor: ...
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b."""
 
     @abstractmethod
-    def _a(self, t: Tensor) -> Tensor: ...
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """ȧ and ḃ."""
 
     @abstractmethod
-    def _b(self, t: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _d_a(self, t: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _d_b(self, t: Tensor) -> Tensor: ...
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        """The inverse of λ(t)."""
 
 
 class Continuous(Schedule):
@@ -126,11 +147,11 @@ class Continuous(Schedule):
 
     def check_time(self, t: Time, noisy: bool = False) -> Tensor:
         """Return t as a float64 tensor on the CPU; a ValueError where it is outside [0, T] (or (0, T])."""
-        t = _as_tensor(t)
+        t = as_tensor(t)
         times = f"{'(' if noisy else '['}0, {self.T:.6g}]"
         if t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be a real number in {times}, got dtype {t.dtype}")
-        t = t.cpu().double()
+        t = t.double()
         self._check_range(t, noisy, times)
         return t
 
@@ -139,23 +160,17 @@ class Continuous(Schedule):
         return 1000 / self.T * t
 
 
-def _angle(log_snr: Tensor) -> Tensor:
-    """φ = arctan(b/a) = arctan(e^{−λ/2}) in [0, π/2]."""
+def angle_at(log_snr: Tensor) -> Tensor:
+    """φ = arctan(b/a) = arctan(e^{−λ/2}) in [0, π/2]. Chapter 2; source: that of `Level`."""
     return torch.atan(torch.exp(-0.5 * log_snr))
 
 
-def _as_tensor(t: Time) -> Tensor:
-    """t as a tensor; a Python float would become float32, and 0.1 another time than the 0.1 of a float64 tensor."""
-    tensor = torch.as_tensor(t)
-    return (
-        tensor if isinstance(t, Tensor) or not tensor.is_floating_point() else torch.as_tensor(t, dtype=torch.float64)
-    )
-
-
-def _give(values: Tensor, t: Time, like: Tensor | None) -> Tensor:
-    if like is not None:
-        return expand(values, like)
-    return values.to(t.device) if isinstance(t, Tensor) else values
+def as_tensor(t: Time) -> Tensor:
+    """t on the CPU; a Python float would become float32, and 0.1 another time than the 0.1 of a float64 tensor."""
+    if isinstance(t, Tensor):
+        return t.cpu()
+    tensor = torch.as_tensor(t, device="cpu")
+    return torch.as_tensor(t, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:

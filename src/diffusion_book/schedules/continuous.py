@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion_book.schedules.base import Continuous, _angle
+from diffusion_book.schedules.base import Continuous, angle_at
 
 
 class Flow(Continuous):
@@ -14,20 +14,14 @@ class Flow(Continuous):
     The times of the papers on flow matching that put the data at 1 are 1 − t, and their velocity is −u.
     """
 
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, t
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(t), torch.ones_like(t)
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-0.5 * log_snr)
-
-    def _a(self, t: Tensor) -> Tensor:
-        return 1 - t
-
-    def _b(self, t: Tensor) -> Tensor:
-        return t
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return -torch.ones_like(t)
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
 
 class EDM(Continuous):
@@ -49,20 +43,14 @@ class EDM(Continuous):
         """¼ ln σ (their table 1)."""
         return 0.25 * t.log()
 
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), t
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), torch.ones_like(t)
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
         return torch.exp(-0.5 * log_snr).clamp(max=self.T)
-
-    def _a(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def _b(self, t: Tensor) -> Tensor:
-        return t
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
 
 class VP(Continuous):
@@ -80,27 +68,20 @@ class VP(Continuous):
         """β(t), the rate at which signal is lost."""
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_a = -0.5 * t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+        return log_a.exp(), (-torch.expm1(2 * log_a)).sqrt()
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self._at(t)
+        return -0.5 * self.beta(t) * a, 0.5 * self.beta(t) * a**2 / b
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
         # ∫β = −log a² = log(1 + e^−λ), and no more of it than there is at T: below λ_T that is the nearest time.
         integral = -torch.nn.functional.logsigmoid(log_snr).clamp(min=-0.5 * (self.beta_min + self.beta_max))
         # The positive root of ½ slope t² + β_min t = ∫β, in the form that does not cancel.
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return (2 * integral / (self.beta_min + root)).clamp(max=self.T)
-
-    def _log_a(self, t: Tensor) -> Tensor:
-        return -0.5 * t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
-
-    def _a(self, t: Tensor) -> Tensor:
-        return self._log_a(t).exp()
-
-    def _b(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self._log_a(t))).sqrt()
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return -0.5 * self.beta(t) * self._a(t)
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return 0.5 * self.beta(t) * self._a(t) ** 2 / self._b(t)
 
 
 class Cosine(Continuous):
@@ -116,26 +97,20 @@ class Cosine(Continuous):
         self.shift = shift
 
     # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r = self._r(t)
+        return self.shift * _cos(t) / r, _sin(t) / r
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self._at(t)
+        d_angle = 0.5 * math.pi * self.shift / self._r(t) ** 2
+        return -b * d_angle, a * d_angle
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
-        return _angle(log_snr - 2 * math.log(self.shift)) / (0.5 * math.pi)
+        return angle_at(log_snr - 2 * math.log(self.shift)) / (0.5 * math.pi)
 
     def _r(self, t: Tensor) -> Tensor:
         return torch.hypot(self.shift * _cos(t), _sin(t))
-
-    def _a(self, t: Tensor) -> Tensor:
-        return self.shift * _cos(t) / self._r(t)
-
-    def _b(self, t: Tensor) -> Tensor:
-        return _sin(t) / self._r(t)
-
-    def _d_angle(self, t: Tensor) -> Tensor:
-        return 0.5 * math.pi * self.shift / self._r(t) ** 2
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return -self._b(t) * self._d_angle(t)
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return self._a(t) * self._d_angle(t)
 
 
 def _sin(t: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from diffusion_book.schedules.base import Continuous, Schedule, Time, _angle
+from diffusion_book.schedules.base import Continuous, Schedule, Time, angle_at, as_tensor
 
 
 class Discrete(Schedule):
@@ -60,29 +60,25 @@ class Discrete(Schedule):
 
     def check_time(self, t: Time, noisy: bool = False) -> Tensor:
         """Return t as an int64 tensor on the CPU; a ValueError where it is not an integer in 0 … T (or 1 … T)."""
-        t = torch.as_tensor(t)
+        t = as_tensor(t)
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be an integer in {int(noisy)} … {self.T}, got dtype {t.dtype}; use t.long()")
-        t = t.cpu().long()  # indexing would take bytes for a mask
+        t = t.long()  # indexing would take bytes for a mask
         self._check_range(t, noisy, f"{int(noisy)} … {self.T}")
         return t
 
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._a_table[t], self._b_table[t]
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self._at(t)
+        d_angle = self._d_angle(t)
+        return -b * d_angle, a * d_angle
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
         """The integer in 1 … T whose angle is nearest to that of this log-SNR."""
-        times = torch.bucketize(_angle(log_snr), 0.5 * (self.angle[1:] + self.angle[:-1]))
+        times = torch.bucketize(angle_at(log_snr), 0.5 * (self.angle[1:] + self.angle[:-1]))
         return times.clamp(1, self.T)
-
-    def _a(self, t: Tensor) -> Tensor:
-        return self._a_table[t]
-
-    def _b(self, t: Tensor) -> Tensor:
-        return self._b_table[t]
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return -self._b(t) * self._d_angle(t)
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return self._a(t) * self._d_angle(t)
 
     def _d_angle(self, t: Tensor) -> Tensor:
         return self.angle.diff()[(t - 1).clamp(min=0)]  # entry t − 1 is the step to t; at the data the first stands in
@@ -99,24 +95,22 @@ class _Interpolated(Continuous):
     def clock(self, t: Tensor) -> Tensor:
         return t
 
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # At the integers the discrete tables, which are exact where a cosine of nearly π/2 is not.
+        whole, angle = t == t.round(), self._angle_at(t)
+        a, b = self.discrete._at(t.round().long())
+        return torch.where(whole, a, angle.cos()), torch.where(whole, b, angle.sin())
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self._at(t)
+        d_angle = self.discrete._d_angle(t.ceil().long())
+        return -b * d_angle, a * d_angle
+
     def _time_at(self, log_snr: Tensor) -> Tensor:
-        knots, angle = self.discrete.angle, _angle(log_snr)
+        knots, angle = self.discrete.angle, angle_at(log_snr)
         step = torch.searchsorted(knots, angle).clamp(1, self.discrete.T)
         part = (angle - knots[step - 1]) / (knots[step] - knots[step - 1])
         return (step - 1 + part).clamp(0, self.T)
-
-    def _a(self, t: Tensor) -> Tensor:
-        # At the integers the discrete tables, which are exact where a cosine of nearly π/2 is not.
-        return torch.where(t == t.round(), self.discrete._a(t.round().long()), self._angle_at(t).cos())
-
-    def _b(self, t: Tensor) -> Tensor:
-        return torch.where(t == t.round(), self.discrete._b(t.round().long()), self._angle_at(t).sin())
-
-    def _d_a(self, t: Tensor) -> Tensor:
-        return -self._b(t) * self.discrete._d_angle(t.ceil().long())
-
-    def _d_b(self, t: Tensor) -> Tensor:
-        return self._a(t) * self.discrete._d_angle(t.ceil().long())
 
     def _angle_at(self, t: Tensor) -> Tensor:
         angle = self.discrete.angle
@@ -167,7 +161,7 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
     """
     if not isinstance(schedule, Discrete):
         raise ValueError(f"only a discrete schedule can be rescaled, got {schedule!r}; rescale it before continuous()")
-    a = schedule.a(torch.arange(1, schedule.T + 1))
+    a = schedule.at(range(1, schedule.T + 1)).a
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), a**2])
     return Discrete(1 - alpha_bar[1:] / alpha_bar[:-1])
