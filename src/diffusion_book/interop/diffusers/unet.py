@@ -120,6 +120,8 @@ def _to_ours(o: Any) -> dict[str, Any]:
 def _refused(c: Any) -> Said:
     norm = c.middle_attention_norm or c.conditioning != "add" or not c.attends_in_the_middle
     yield "context_dim", c.context_dim == 0, "it reads no text"
+    yield "pooled_dim", c.pooled_dim == 0, "it takes no vector of a text"
+    yield "mixer", c.mixer == "attention", "its positions look at each other and at nothing else"
     yield "middle_attention_norm", norm, 'under conditioning = "add" it always has one'
 
 
