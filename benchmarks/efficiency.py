@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import diffusion_book.data._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
 from diffusion_book import data, denoise, evaluation, losses, samplers, schedules, zoo
 from diffusion_book.conditions import drop
+from diffusion_book.evaluation.of_model import extractor_of
 from diffusion_book.nn import build
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import EMA, RunConfig
@@ -209,10 +210,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     images, test = data.load("mnist"), data.load("mnist", "test")
-    classifier = zoo.load("mnist-classifier")
-    extractor = evaluation.from_classifier(
-        classifier.network, "mnist-classifier", accuracy=classifier.card["metrics"]["accuracy"]
-    )
+    extractor = extractor_of("mnist-classifier", images.shape)
     reference = evaluation.moments(extractor, images.x, "mnist/train")
     some = torch.randperm(len(test), generator=torch.Generator().manual_seed(2))[: arguments.samples]
     floor = evaluation.frechet_distance(evaluation.moments(extractor, test.x[some]), reference)

@@ -8,9 +8,9 @@ The table goes into the card and into `results/guidance.md`. A process computes 
 """
 
 import argparse
-import json
 import math
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_book import data, evaluation, zoo
-from diffusion_book.cli import drawing
-from diffusion_book.cli.cards import hardware, write_card
+from diffusion_book import data, evaluation, models, zoo
+from diffusion_book.evaluation.of_model import extractor_of
+from diffusion_book.models.card import GUIDANCE, hardware
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-unet"
@@ -39,10 +39,9 @@ INTERVALS = {
 def digits(w: float, interval: tuple[float, float], y: Tensor) -> Tensor:
     """[N, 1, 28, 28], picture i of class y_i and from seed FIRST_SEED + i."""
     torch.set_num_threads(1)
-    guided = drawing.NONE if w == 1 else drawing.Guidance(w, None, *interval)
+    guided = models.Guidance() if w == 1 else models.Guidance(w, interval)
     seeds = range(FIRST_SEED, FIRST_SEED + len(y))
-    drawn = drawing.batches(zoo.load(MODEL), seeds, y, "dpm_solver", STEPS, guided, batch_size=100, precision="auto")
-    return torch.cat(list(drawn))
+    return models.draw(MODEL, y, seeds, steps=STEPS, guidance=guided, batch_size=100, precision="auto")
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
     train = data.load("mnist")
     drawn = torch.randint(len(train), (arguments.samples,), generator=torch.Generator().manual_seed(FIRST_SEED))
     y = train.conditions["y"][drawn]
-    extractor = evaluation.from_classifier(zoo.load("mnist-classifier").network, "mnist-classifier")
+    extractor = extractor_of("mnist-classifier", train.shape)
     reference = evaluation.moments(extractor, train.x, "mnist/train")
     cells = [("everywhere", 1.0), *((name, w) for name in INTERVALS for w in STRENGTHS)]
     found: dict[tuple[str, float], float] = dict.fromkeys(cells, math.inf)  # in this order
@@ -80,9 +79,8 @@ def main() -> None:
     }
     print(text := markdown(table))
     (RESULTS / "guidance.md").write_text(text, encoding="utf-8")
-    weights = zoo.WEIGHTS / f"{MODEL}.safetensors"
-    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    write_card(weights, {**card, "guidance by distance to training digits": table})
+    card = models.load(MODEL).card
+    replace(card, studies={**card.studies, GUIDANCE: table}).write(zoo.weights(MODEL))
 
 
 def markdown(table: dict[str, Any]) -> str:

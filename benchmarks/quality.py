@@ -27,8 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_book import data, evaluation, samplers, zoo
-from diffusion_book.cli.cards import hardware, write_card
+from diffusion_book import data, evaluation, models, samplers, zoo
+from diffusion_book.evaluation.of_model import extractor_of
+from diffusion_book.models import Card, Model
+from diffusion_book.models.card import hardware
 from diffusion_book.samplers import karras_times, log_snr_times, uniform_times
 from diffusion_book.schedules import Discrete, Schedule
 from diffusion_book.training.loop import Precision, autocast
@@ -61,8 +63,7 @@ def digits(name: str, evaluations: int, numbers: range) -> tuple[Tensor, float]:
     Number i is of class i mod 10, and drawn from seed i.
     """
     torch.set_num_threads(1)
-    model = zoo.load(MODEL)
-    assert model.schedule is not None
+    model = models.load(MODEL)
     sample, grid, draws_noise = SAMPLERS[name]
     times = grid(model.schedule, evaluations)
     if name in UNEVEN:  # as many steps as may be had for so many evaluations
@@ -74,7 +75,7 @@ def digits(name: str, evaluations: int, numbers: range) -> tuple[Tensor, float]:
 def flowing(tolerance: float, numbers: range) -> tuple[Tensor, float]:
     """The same by the adaptive solver, which takes as many evaluations as its tolerance needs."""
     torch.set_num_threads(1)
-    model = zoo.load(MODEL)
+    model = models.load(MODEL)
     assert isinstance(model.schedule, Discrete)
     schedule = model.schedule.continuous()
     model = dataclasses.replace(model, schedule=schedule)
@@ -84,7 +85,7 @@ def flowing(tolerance: float, numbers: range) -> tuple[Tensor, float]:
 
 
 def _drawn(
-    model: zoo.Pretrained,
+    model: Model,
     schedule: Schedule,
     numbers: range,
     sample: Callable[..., Tensor],
@@ -100,7 +101,7 @@ def _drawn(
         x_T = samplers.start_noise((len(few), 1, 28, 28), generators)
         noise = {"generator": generators} if draws_noise else {}
         with autocast(precision, x_T.device):
-            x0 = sample(model.denoiser(torch.tensor(few) % 10), schedule, x_T, **noise)
+            x0 = sample(model.denoiser({"y": torch.tensor(few) % 10}), schedule, x_T, **noise)
         parts.append(x0.clamp(-1, 1))
     hook.remove()
     return torch.cat(parts), sum(asked) / len(numbers)
@@ -113,7 +114,7 @@ def kept(cell: Cell, part: int) -> tuple[Tensor, float]:
         cell: a sampler and its evaluations, or "probability flow" and its tolerance.
     """
     name, amount = cell
-    path = KEPT / zoo.card(MODEL)["sha256"][:12] / f"{name}-{amount:g}-{part}.safetensors"
+    path = KEPT / Card.beside(zoo.weights(MODEL)).sha256[:12] / f"{name}-{amount:g}-{part}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         numbers = range(100 * part, 100 * part + 100)
@@ -184,6 +185,10 @@ def without(x: Tensor, i: int, parts: int) -> Tensor:
     return torch.cat([x[: i * n], x[(i + 1) * n :]])
 
 
+def into_card(card: Card, title: str, found: dict[str, Any]) -> None:
+    dataclasses.replace(card, studies={**card.studies, title: found}).write(zoo.weights(MODEL))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=300)
@@ -193,14 +198,10 @@ def main() -> None:
     parser.add_argument("--only", choices=[*SAMPLERS, FLOW], nargs="+", help="these again; the card keeps the others")
     parser.add_argument("--at", type=int, nargs="+", default=EVALUATIONS, help="these alone; the card keeps the others")
     arguments = parser.parse_args()
-    weights = zoo.WEIGHTS / f"{MODEL}.safetensors"
-    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    card = Card.beside(zoo.weights(MODEL))
 
     train, test = data.load("mnist"), data.load("mnist", "test")
-    classifier = zoo.load("mnist-classifier")
-    extractor = evaluation.from_classifier(
-        classifier.network, "mnist-classifier", accuracy=classifier.card["metrics"]["accuracy"]
-    )
+    extractor = extractor_of("mnist-classifier", train.shape)
     reference = evaluation.moments(extractor, train.x, "mnist/train")
 
     def distance(x: Tensor) -> float:
@@ -234,7 +235,7 @@ def main() -> None:
             },
         }
         print(json.dumps(found, indent=1))
-        write_card(weights, {**card, "fifteen evaluations beside a thousand": found})
+        into_card(card, "fifteen evaluations beside a thousand", found)
         return
 
     evaluations, count = ([5, 10, 15], 60) if arguments.quick else (arguments.at, arguments.samples)
@@ -242,7 +243,7 @@ def main() -> None:
     flow: list[dict[str, float]] = []
     names = arguments.only or [*SAMPLERS, FLOW]
     if not arguments.quick and (arguments.only or evaluations != EVALUATIONS):
-        old = card["quality by evaluations"]
+        old = card.studies["quality by evaluations"]
         if old["N"] != count:
             parser.error(f"the card's rows are of {old['N']} samples; measure with as many, got {count}")
         rows |= {name: {int(n): x for n, x in row.items()} for name, row in old["FCD-MNIST"].items()}
@@ -274,7 +275,7 @@ def main() -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quality.md").write_text(text, encoding="utf-8")
-    write_card(weights, {**card, "quality by evaluations": table})
+    into_card(card, "quality by evaluations", table)
 
 
 def markdown(table: dict[str, Any], columns: list[int]) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import diffusion_book.data._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
 from diffusion_book.interop import unet_from_diffusers
 from diffusion_book.nn import UNet, UNetConfig
 from diffusion_book.training.loop import autocast

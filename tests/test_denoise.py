@@ -157,7 +157,7 @@ def test_a_network_of_another_shape_is_refused(shape):
 
 @pytest.mark.parametrize("make", [denoise.from_network, denoise.from_network_with_variance])
 def test_a_network_of_diffusers_is_refused_with_what_to_pass(make):
-    importlib.import_module("diffusion_book.data._torchvision")  # diffusers imports torchvision: see there
+    importlib.import_module("diffusion_book._torchvision")  # diffusers imports torchvision: see there
     UNet2DModel = importlib.import_module("diffusers").UNet2DModel
     network = UNet2DModel(
         8,

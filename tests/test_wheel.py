@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_book import zoo
+from diffusion_book import models
 from diffusion_book.data.images import from_uint8
 
 ROOT = Path(__file__).parents[1]
@@ -103,5 +103,5 @@ def reads(path: Path, digit: int) -> float:
     """The share of pictures that our classifier takes for a digit."""
     pixels = torch.from_numpy(np.load(path)["arr_0"]).movedim(-1, 1)
     with torch.no_grad():
-        found = zoo.load("mnist-classifier").network(from_uint8(pixels)).argmax(1)
+        found = models.load_classifier("mnist-classifier").network(from_uint8(pixels)).argmax(1)
     return (found == digit).double().mean().item()

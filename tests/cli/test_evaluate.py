@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_book import data, evaluation, losses, nn, schedules, zoo
-from diffusion_book.cli import drawing, measuring
+from diffusion_book import data, evaluation, losses, models, nn, schedules, zoo
+from diffusion_book.evaluation import of_model
+from diffusion_book.models import Guidance, Model
 from diffusion_book.training import RunConfig, Trainer
 
 
@@ -27,8 +28,8 @@ def folder(tmp_path_factory):
     torch.nn.init.normal_(list(unet.parameters())[-2], std=0.3)
     classifier = nn.Classifier(nn.ClassifierConfig(channels=4, features=6))
     for path, network, words in (("unet", unet, ("cosine", 60, "v")), ("namer", classifier, ())):
-        sha256 = zoo.save(folder / f"{path}.safetensors", network, *words)
-        recipe = {"data": "mnist-5k", "size": None, "schedule": "cosine", "T": 60}
+        sha256 = models.save(folder / f"{path}.safetensors", network, *words)
+        recipe = {"data": "mnist-5k", "size": None, "schedule": "cosine", "T": 60, "condition_dropout": 0.1}
         card = {"sha256": sha256, "recipe": recipe, "metrics": {"training_loss": 0.5, "accuracy": 0.125}}
         (folder / f"{path}.json").write_text(json.dumps(card))
     return folder
@@ -43,7 +44,7 @@ def words(folder):
 def test_the_numbers_are_those_of_the_library(run, words, folder, tmp_path):
     result = run(*words, "--precision", "fp32", "-o", "deep/report.json")  # as `sample` always is
     found = json.loads((tmp_path / "deep" / "report.json").read_text())
-    namer = zoo.load_file(folder / "namer.safetensors").network
+    namer = models.load_classifier(folder / "namer.safetensors").network
     extractor = evaluation.from_classifier(namer, str(folder / "namer.safetensors"))
     train = evaluation.moments(extractor, data.load("mnist-5k").x)
     each = found["summary"]["FCD-MNIST-5K"]["each"]
@@ -94,19 +95,19 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     words[2] = "unet.safetensors"
     run(*words, "--no-accuracy", "--card", "-o", "report.json")
-    card = zoo.load_file(tmp_path / "unet.safetensors").card  # still that of these weights
+    card = models.load(tmp_path / "unet.safetensors").card  # still that of these weights
     summary = json.loads((tmp_path / "report.json").read_text())["summary"]
-    assert card["metrics"]["training_loss"] == 0.5
-    assert card["metrics"]["FCD-MNIST-5K"] == summary["FCD-MNIST-5K"]
-    assert card["metrics"]["FCD-MNIST-5K"]["N"] == 60
+    assert card.metrics["training_loss"] == 0.5
+    assert card.metrics["FCD-MNIST-5K"] == summary["FCD-MNIST-5K"]
+    assert card.metrics["FCD-MNIST-5K"]["N"] == 60
     memory = json.loads((tmp_path / "report.json").read_text())["reports"][0]["memorisation"]
     for kind in ("features", "pixels"):
-        assert card["metrics"]["memorisation"][kind] == {
+        assert card.metrics["memorisation"][kind] == {
             **{share: memory[kind][share] for share in ("nearer", "suspicious", "copies")},
             "N": 60,
         }
     typed = "evaluate --model unet.safetensors --count 60 --seeds 2 --steps 3 --extractor"
-    command = card["metrics"]["measured by"]["command"]
+    command = card.metrics["measured by"]["command"]
     assert command.startswith(f"diffusion-book {typed} ")
     assert command.endswith("namer.safetensors --no-accuracy")
     bytes_before = (tmp_path / "unet.json").read_bytes()
@@ -114,9 +115,9 @@ def test_numbers_go_into_the_card(run, words, folder, tmp_path):
     assert (tmp_path / "unet.json").read_bytes() == bytes_before
     again = json.loads((tmp_path / "report.json").read_text())["summary"]
     for name in ("FCD-MNIST-5K", "memorisation"):
-        assert again[name] == card["metrics"][name]
+        assert again[name] == card.metrics[name]
     run(*shlex.split(command)[1:], "--card")
-    assert zoo.load_file(tmp_path / "unet.safetensors").card["metrics"] == card["metrics"]
+    assert models.load(tmp_path / "unet.safetensors").card == card
 
 
 def test_seeds_are_said_to_be_of_sampling(run, words, tmp_path):
@@ -130,7 +131,7 @@ def test_pictures_are_let_go_once_they_are_measured(run, words, tmp_path, monkey
     """An array lives as long as any tensor, or part of one, that shares its memory."""
     run(*words, "--seeds", 1, "--no-accuracy", "--precision", "fp32")
     at_once = json.loads((tmp_path / "report.json").read_text())["summary"]
-    arrays, batches = [], drawing.batches
+    arrays, batches = [], models.batches
 
     def one(x):
         array = x.numpy().copy()
@@ -142,7 +143,7 @@ def test_pictures_are_let_go_once_they_are_measured(run, words, tmp_path, monkey
             yield one(x)
             assert sum(array() is not None for array in arrays) <= 2, "batches are kept"
 
-    monkeypatch.setattr(drawing, "batches", watched)
+    monkeypatch.setattr(models, "batches", watched)
     run(*words, "--seeds", 1, "--no-accuracy", "--precision", "fp32", "--batch-size", 5)
     assert len(arrays) == 12
     in_parts = json.loads((tmp_path / "report.json").read_text())["summary"]
@@ -166,7 +167,7 @@ def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
     file = bring("namer")
     result = run("evaluate", "-m", file, "--card")
     card = json.loads((tmp_path / "namer.json").read_text())
-    classifier, test = zoo.load_file(file).network, data.load("mnist-5k", "test")
+    classifier, test = models.load_classifier(file).network, data.load("mnist-5k", "test")
     right = classifier(test.x).argmax(1) == test.conditions["y"]
     p = int(right.sum()) / 500
     found = card["metrics"]
@@ -207,12 +208,12 @@ def test_bits_per_dimension_join_what_the_card_has(run, words, bring, tmp_path):
     assert (bits["bound"]["N"], bits["ODE"]["N"]) == (200, 4)
     test = data.load("mnist-5k", "test")
     x = test.x[torch.randperm(500, generator=torch.Generator().manual_seed(0))]
-    found = zoo.load_file(words[2])
+    found = models.load(words[2])
     whole = losses.vlb(found.denoiser(), found.schedule, x[:200], torch.Generator().manual_seed(9)).bits_per_dim(784)
     assert abs(bits["bound"]["mean"] - float(whole.mean())) < 4 * bits["bound"]["standard error"]
     assert float(whole.std()) / math.sqrt(200) < bits["bound"]["standard error"] < 0.1 * float(whole.mean())
     continuous = found.schedule.continuous()
-    free = zoo.Pretrained(found.network, continuous, "v", {}).denoiser(x0_max=None)
+    free = replace(found, schedule=continuous).denoiser(clip=False)
     exact = evaluation.bits_by_ode(free, continuous, x[:4], torch.Generator().manual_seed(0), rtol=1e-4, atol=1e-4)
     assert bits["ODE"]["mean"] == pytest.approx(exact.mean, rel=1e-4)
     assert bits["ODE"]["standard error"] == pytest.approx(exact.standard_error, rel=1e-3)
@@ -280,7 +281,7 @@ def test_what_nothing_would_use_is_refused(run, folder, bring, tmp_path, options
 )
 def test_what_is_wrong_is_told_before_bits_are_measured(run, words, bring, monkeypatch, options, message):
     words[2] = bring("unet")
-    monkeypatch.setattr(measuring, "bits", lambda *_: pytest.fail("minutes were spent"))
+    monkeypatch.setattr(of_model, "bits", lambda *_: pytest.fail("minutes were spent"))
     assert message in run(*words, "--bits", 2, 0, *options, fails=True).stderr
 
 
@@ -288,13 +289,14 @@ def test_classifiers_are_trained_only_where_they_can_be_tested(folder):
     """Of a folder's pictures nobody knows the labels."""
     torch.manual_seed(0)
     network = nn.UNet(nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10))
-    card = zoo.load_file(folder / "unet.safetensors").card
-    model = zoo.Pretrained(network, schedules.cosine(60), "v", card)
+    card = models.load(folder / "unet.safetensors").card
+    model = Model.of(network, schedules.cosine(60), "v", card)
+    eyes = evaluation.pixels((1, 28, 28))
     train, bare = data.load("mnist-5k"), data.Images(data.load("mnist-5k", "test").x, {}, "folder:digits")
-    how = measuring.Sampling("ddim", 2, drawing.NONE, 50, 1)
+    how = of_model.Sampling("ddim", 2, Guidance(), 50, 1)
     with pytest.raises(ValueError, match="folder:digits has no labels to test classifiers on; give --no-accuracy"):
-        measuring.measure(model, how, "pixels", "it", train, bare)
-    measuring.measure(model, replace(how, accuracy=False), "pixels", "it", train, bare)
+        of_model.measure(model, how, eyes, "it", train, bare)
+    of_model.measure(model, replace(how, accuracy=False), eyes, "it", train, bare)
 
 
 def test_bits_are_measured_in_batches_of_that_size(run, folder, tmp_path, monkeypatch):
@@ -305,7 +307,7 @@ def test_bits_are_measured_in_batches_of_that_size(run, folder, tmp_path, monkey
         sizes.append(len(images))
         return measure(denoiser, schedule, images, *rest)
 
-    monkeypatch.setattr(evaluation, "bits_by_bound", watched)
+    monkeypatch.setattr(of_model, "bits_by_bound", watched)
     words = ["evaluate", "-m", folder / "unet.safetensors", "--count", 0, "--bits"]
     run(*words, 60, 0)
     assert sizes == [50, 10]
@@ -315,7 +317,7 @@ def test_bits_are_measured_in_batches_of_that_size(run, folder, tmp_path, monkey
 
 def test_a_continuous_schedule_has_no_bound(run, folder, bring, tmp_path):
     file = bring("unet")
-    sha256 = zoo.save(tmp_path / file, zoo.load_file(file).network, "flow", None, "u")
+    sha256 = models.save(tmp_path / file, models.load(file).network, "flow", None, "u")
     card = json.loads((tmp_path / "unet.json").read_text())
     (tmp_path / "unet.json").write_text(json.dumps({**card, "sha256": sha256}))
     refused = run("evaluate", "-m", file, "-n", 0, "--bits", 2, 3, fails=True).stderr
@@ -334,7 +336,7 @@ def test_evaluations_are_counted(run, words, folder, tmp_path, options, evaluati
     """A guided step asks twice; of three, σ falls below 0.5 once. Heun's asks twice where σ falls at most threefold."""
     torch.manual_seed(0)
     config = nn.UNetConfig(channels=8, channel_mults=(1,), attention_levels=(), groups=4, patch=4, classes=10)
-    sha256 = zoo.save(tmp_path / "with.safetensors", nn.UNet(config), "cosine", 60, "v")
+    sha256 = models.save(tmp_path / "with.safetensors", nn.UNet(config), "cosine", 60, "v")
     card = json.loads((folder / "unet.json").read_text())
     (tmp_path / "with.json").write_text(json.dumps({**card, "sha256": sha256}))
     words[2] = "with.safetensors"
@@ -357,14 +359,14 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
     assert "is for CUDA GPUs" in run(*words, "--precision", "fp16", fails=True).stderr
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.names() if "KCD-MNIST" in zoo.card(name)["metrics"]])
+@pytest.mark.parametrize("name", [name for name in zoo.names() if isinstance(models.load_any(name), Model)])
 def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, name):
     """With 60 pictures and the offline digits in the place of all of MNIST, of which they are a part.
 
     The kernel distance has no bias in N, so it must be the card's within its own error, which at this N sees only what
     is gross: noise, another model's weights on a wrong schedule. How it was measured must be the same to the word.
     """
-    card = zoo.card(name)
+    card = json.loads(zoo.weights(name).with_suffix(".json").read_text("utf8"))
     command = shlex.split(card["metrics"]["measured by"]["command"])
     assert command[:4] == ["diffusion-book", "evaluate", "--model", name]
     assert "--card" not in command  # who repeats it does not write over what it made
@@ -372,7 +374,7 @@ def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, 
         if command[at] == "--count":
             del command[at : at + 2]
             break
-    (tmp_path / "it.safetensors").write_bytes((zoo.WEIGHTS / f"{name}.safetensors").read_bytes())
+    (tmp_path / "it.safetensors").write_bytes(zoo.weights(name).read_bytes())
     (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": "mnist-5k"}}))
     options = [word for word in command[4:] if word not in ("--accuracy", "--no-accuracy")]
     run("evaluate", "-m", "it.safetensors", *options, "--count", 60, "--seeds", 1, "--no-accuracy")
@@ -522,9 +524,9 @@ def test_a_run_that_does_not_say_its_size_has_that_of_its_pictures(run, own, tmp
 
 def test_inception_wants_colour_and_its_weights(run, own, words, tmp_path, monkeypatch):
     assert "Inception looks at images in colour" in run(*words, "--extractor", "inception", fails=True).stderr
-    import diffusion_book.data._torchvision
+    import diffusion_book._torchvision
 
-    assert diffusion_book.data._torchvision.torchvision  # mended before torch-fidelity imports it
+    assert diffusion_book._torchvision.torchvision  # mended before torch-fidelity imports it
     theirs = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     monkeypatch.setattr(theirs, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-0123abcd.pth")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

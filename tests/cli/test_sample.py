@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_book import data, nn, samplers, schedules, zoo
-from diffusion_book.cli import models, pictures
-from diffusion_book.cli.drawing import SAMPLERS
+from diffusion_book import data, models, nn, samplers, schedules
+from diffusion_book.data import pictures
+from diffusion_book.models.draw import SAMPLERS
 from diffusion_book.training import checkpoint
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", patch=4, **config):
+def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", patch=4, dropout=0.1, **config):
     """A network that was never trained, but whose every weight matters; and a card that knows its images' size."""
     path = folder / f"{name}.safetensors"
     torch.manual_seed(seed)
@@ -27,8 +27,8 @@ def tiny(folder, name, seed=0, schedule="cosine", T=60, prediction="v", patch=4,
     )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    sha256 = zoo.save(path, network, schedule, T, prediction)
-    recipe = {"data": "mnist-5k", "size": None, "schedule": schedule, "T": T}
+    sha256 = models.save(path, network, schedule, T, prediction)
+    recipe = {"data": "mnist-5k", "size": None, "schedule": schedule, "T": T, "condition_dropout": dropout}
     path.with_suffix(".json").write_text(json.dumps({"sha256": sha256, "recipe": recipe, "name": name}))
     return path
 
@@ -52,11 +52,11 @@ def test_a_grid_is_written_and_said(run, digits, tmp_path):
 
 def test_a_picture_is_what_the_library_draws_from_its_seed(run, digits, tmp_path):
     run("sample", "-m", digits, "-c", 7, "-n", 3, "--seed", 4, "--steps", 5, "-o", "a.npz")
-    model = zoo.load_file(digits)
+    model = models.load(digits)
     for i, seed in enumerate((4, 5, 6)):
         x_T = samplers.start_noise((1, 1, 28, 28), torch.Generator().manual_seed(seed))
         times = samplers.log_snr_times(model.schedule, 5)
-        x0 = samplers.dpm_solver(model.denoiser(torch.tensor([7])), model.schedule, x_T, times)
+        x0 = samplers.dpm_solver(model.denoiser({"y": torch.tensor([7])}), model.schedule, x_T, times)
         expected = ((x0[0, 0].double() + 1) * 127.5).clamp(0, 255)
         # Half a byte of rounding, and a little for sums in another order.
         assert np.abs(bytes_of(tmp_path / "a.npz")[i, :, :, 0] - expected.numpy()).max() < 0.51
@@ -92,10 +92,10 @@ def test_guidance_is_that_of_the_library(run, digits, folder, tmp_path):
     run(*words, "--guidance", 2, "-o", "guided.npz")
     run(*words, "--guidance", 2, "--bad-model", worse, "-o", "auto.npz")
     run(*words, "--guidance", 2, "--interval", 0.5, 2, "-o", "between.npz")
-    good, bad, y = zoo.load_file(digits), zoo.load_file(worse), torch.tensor([3, 3])
+    good, bad, y = models.load(digits), models.load(worse), {"y": torch.tensor([3, 3])}
 
     def auto(xt, t):
-        x, z = good.denoiser(y, x0_max=None)(xt, t), bad.denoiser(y, x0_max=None)(xt, t)
+        x, z = good.denoiser(y, clip=False)(xt, t), bad.denoiser(y, clip=False)(xt, t)
         return (z + 2 * (x - z)).clamp(-1, 1)
 
     inside = []
@@ -142,7 +142,7 @@ def test_noise_begins_at_the_schedules_own_level(run, folder, tmp_path):
     """EDM's is not 1."""
     edm = tiny(folder, "edm", schedule="edm", T=None, prediction="F")
     run("sample", "-m", edm, "-n", 2, "--steps", 4, "--sampler", "heun", "-o", "a.npz")
-    model = zoo.load_file(edm)
+    model = models.load(edm)
     seeds = [torch.Generator().manual_seed(i) for i in range(2)]
     x_T = samplers.start_noise((2, 1, 28, 28), seeds, schedule=model.schedule)
     x0 = samplers.heun(model.denoiser(), model.schedule, x_T, samplers.karras_times(model.schedule, 4))
@@ -207,11 +207,11 @@ def test_a_model_that_is_not_there_is_said_so(run, tmp_path, folder):
     (tmp_path / "pickle.pt").write_bytes(b"not weights")
     assert "no safetensors file" in run("sample", "-m", "pickle.pt", fails=True).stderr
     classifier = folder / "classifier.safetensors"
-    zoo.save(classifier, nn.Classifier(nn.ClassifierConfig(channels=4, features=8)))
+    models.save(classifier, nn.Classifier(nn.ClassifierConfig(channels=4, features=8)))
     assert "a classifier does not denoise" in run("sample", "-m", classifier, "--size", 28, fails=True).stderr
     plain = tiny(folder, "plain")
     assert "trained without classes" in run("sample", "-m", plain, "-c", 1, fails=True).stderr
-    needs = tiny(folder, "needs", classes=3, no_label=False)
+    needs = tiny(folder, "needs", classes=3, no_label=False, dropout=0.0)
     assert "this model needs a class, 0 … 2" in run("sample", "-m", needs, fails=True).stderr
     flow = tiny(folder, "other", schedule="flow", T=None)
     words = ["sample", "-m", plain, "--guidance", 2, "--bad-model", flow]
@@ -232,11 +232,11 @@ def trained(run, tmp_path):
 
 def test_a_run_becomes_a_file_of_weights_with_a_card(run, trained, tmp_path):
     run("export", "--model", trained, "--format", "safetensors", "-o", "one.safetensors")
-    found = zoo.load_file(tmp_path / "one.safetensors")
+    found = models.load(tmp_path / "one.safetensors")
     _, parts = checkpoint.load(checkpoint.latest(trained / "checkpoints"), only=["ema"])
     for name, value in found.network.state_dict().items():
         assert torch.equal(value, parts["ema"][name].half().float()), name
-    assert found.card["recipe"]["steps"] == 2
+    assert found.card.recipe.steps == 2
     assert (found.schedule.T, found.prediction) == (20, "v")
     run("sample", "-m", "one.safetensors", "-n", 1, "--steps", 2)
     run("export", "-m", "one.safetensors", "-f", "safetensors", "-o", "two.safetensors")
@@ -251,7 +251,7 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True, patch=2)
     assert prediction == "v"
     torch.testing.assert_close(schedule.beta, schedules.cosine(20).beta)
-    ours = models.find(str(trained)).network
+    ours = models.load(trained).network
     x, t, y = torch.linspace(-1, 1, 2 * 784).reshape(2, 1, 28, 28), torch.tensor([3, 17]), torch.tensor([1, 10])
     with torch.no_grad():
         expected, found = ours(x, t, y), network(x, t, y)
@@ -260,11 +260,10 @@ def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
 
 
 def test_a_class_is_drawn_with_the_guidance_that_the_card_found_best(run, tmp_path):
-    best = zoo.card("mnist-unet")["guidance by distance to training digits"]["best"]
-    said = ("--guidance", best["w"], "--interval", *best["interval"])
+    w, (low, high) = models.load("mnist-unet").card.best_guidance
+    said = ("--guidance", w, "--interval", low, high)
     options = {"best": (), "said": said, "none": ("--guidance", 1), "any": ("--class", 3), "worse": said[:2]}
-    low, high = best["interval"]
-    line = f"guidance: {best['w']:g} where {low:g} < σ ≤ {high:g}, which the model's card found best\n"
+    line = f"guidance: {w:g} where {low:g} < σ ≤ {high:g}, which the model's card found best\n"
     for name, words in options.items():
         result = run("sample", "-m", "mnist-unet", "-c", 7, "-n", 2, "--steps", 3, *words, "-o", f"{name}.npy")
         chosen = line if name in ("best", "any") else ""  # what was typed need not be told
@@ -283,7 +282,7 @@ def test_a_flow_becomes_a_pipeline(run, folder, tmp_path):
     assert result.output == "diffusers: pipeline\n"  # no patches, and nothing to put together
     network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True)
     assert (repr(schedule), prediction) == (repr(schedules.Flow()), "u")
-    ours = models.find(str(straight)).network
+    ours = models.load(straight).network
     x, t, y = torch.linspace(-1, 1, 1568).reshape(2, 1, 28, 28), torch.tensor([30.0, 700.0]), torch.tensor([1, 2])
     with torch.no_grad():
         torch.testing.assert_close(network(x, t, y), ours(x, t, y), rtol=1e-4, atol=1e-5)
@@ -310,11 +309,11 @@ def test_a_model_of_the_zoo_draws_the_same_digits_there(run, tmp_path, name):
             xt = scheduler.step(pipeline.unet(xt, t, class_labels=y).sample, t, xt).prev_sample
     found = torch.nn.functional.pixel_shuffle(xt, 2)
 
-    ours = zoo.load(name)
+    ours = models.load(name)
     whole = torch.nn.functional.pixel_shuffle(noise, 2)
     counted = name == "mnist-unet"
     times = [int(t) + 1 for t in scheduler.timesteps] + [0] if counted else scheduler.sigmas.double().tolist()
-    x0 = samplers.ddim(ours.denoiser(y, x0_max=None), ours.schedule, whole, times)
+    x0 = samplers.ddim(ours.denoiser({"y": y}, clip=False), ours.schedule, whole, times)
     assert x0.shape == (2, 1, 28, 28)
     # A turned angle of up to 1000 is off by 1000 · 6e-8 in single precision, and a step passes on what it is given.
     torch.testing.assert_close(found, x0, rtol=0, atol=5e-4)
@@ -323,12 +322,12 @@ def test_a_model_of_the_zoo_draws_the_same_digits_there(run, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mnist-dit", "mnist-classifier"])
 def test_a_model_without_counterpart_in_diffusers_is_told_the_other_format(run, tmp_path, name):
-    kind = type(zoo.load(name).network).__name__
+    kind = type(models.load_any(name).network).__name__
     told = run("export", "-m", name, "-o", "a", fails=True).stderr
     assert f"diffusers has no counterpart of a {kind}, only of a UNet; take --format safetensors" in told
     assert not (tmp_path / "a").exists()
     run("export", "-m", name, "-f", "safetensors", "-o", "a.safetensors")
-    assert type(zoo.load_file(tmp_path / "a.safetensors").network).__name__ == kind
+    assert type(models.load_any(tmp_path / "a.safetensors").network).__name__ == kind
 
 
 def test_what_cannot_be_exported_is_said_so(run, digits, folder, tmp_path):

@@ -10,6 +10,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -124,6 +125,22 @@ def test_going_on_from_nothing_with_data_is_a_new_run_that_says_so(run, tmp_path
     words = ["train", *TINY, "--set", "preview_every=0", "--data", "mnist-5k", "--resume", "-o", "run"]
     assert "warning: there is no checkpoint in run to go on from; the run starts anew" in run(*words).stderr
     assert "starts anew" not in run(*words).stderr
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_train_suggests_at_its_end_is_a_command_that_runs(run, tmp_path, dropout):
+    """A run that was always told a class draws with one, and refuses to draw without or to be guided."""
+    result = run("train", *TINY, "--set", "preview_every=0", "--set", f"condition_dropout={dropout}", "-o", "run")
+    name, *words = result.stdout.partition("more of them: ")[2].split()
+    assert name == "diffusion-book"
+    assert words == ["sample", "--model", "run", *(() if dropout else ("--class", "0,1,2,3,4,5,6,7,8,9"))]
+    run(*words, "--steps", 2, "-o", "more.npz")
+    labels = np.load(tmp_path / "more.npz").get("labels")
+    assert dropout or labels.tolist() == [*range(10), *range(10)]
+    unsaid = run("sample", "-m", "run", "-n", 1, "--steps", 2, fails=not dropout)
+    guided = run("sample", "-m", "run", "-c", 7, "-n", 1, "--steps", 2, "--guidance", 3, fails=not dropout)
+    assert dropout or "this model needs a class, 0 … 9; say which with --class" in unsaid.stderr
+    assert dropout or "guidance needs a network that was also trained without labels" in guided.stderr
 
 
 def test_previews_are_drawn_on_the_way(run, tmp_path):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_book import data, zoo
-from diffusion_book.cli import cards
-from diffusion_book.cli.reading import duration
+from diffusion_book import data, models, zoo
+from diffusion_book.cli.zoo import duration
+from diffusion_book.models import Card
 from diffusion_book.training import checkpoint
+from diffusion_book.zoo import making
 
 DENOISER = """
 data = "mnist-5k"
@@ -54,31 +55,31 @@ def recipes(tmp_path, monkeypatch):
 def test_a_recipe_becomes_weights_and_a_card(run, recipes, tmp_path):
     result = run("zoo", "train", "tiny", "--export", "weights")
     assert "weights/tiny.safetensors" in result.output
-    found = zoo.load_file("weights/tiny.safetensors")
+    found = models.load("weights/tiny.safetensors")
     _, parts = checkpoint.load(tmp_path / "runs/tiny/checkpoints/step-00000005", only=["ema"])
     for name, value in found.network.state_dict().items():
         assert torch.equal(value, parts["ema"][name].half().float()), name
     assert found.network.config.classes == 10
     assert found.prediction == "v"
     card = found.card
-    assert card["sha256"] == hashlib.sha256((tmp_path / "weights/tiny.safetensors").read_bytes()).hexdigest()
-    assert card["command"] == "diffusion-book zoo train tiny"
-    assert (card["name"], card["seed"], card["step"], card["images_seen"]) == ("tiny", 0, 5, 40)
-    assert card["recipe"]["network"]["patch"] == 4
-    assert card["versions"]["torch"] == torch.__version__
-    assert card["hardware"]["threads"] == torch.get_num_threads()
+    assert card.sha256 == hashlib.sha256((tmp_path / "weights/tiny.safetensors").read_bytes()).hexdigest()
+    assert card.command == "diffusion-book zoo train tiny"
+    assert (card.name, card.seed, card.step, card.images_seen) == ("tiny", 0, 5, 40)
+    assert card.recipe.network["patch"] == 4
+    assert card.versions["torch"] == torch.__version__
+    assert card.hardware["threads"] == torch.get_num_threads()
     for what in ("command", "seed", "hardware", "images_seen", "wall_time", "versions", "metrics", "recipe"):
-        assert card[what] not in (None, "", {}), what
+        assert getattr(card, what) not in (None, "", {}), what
 
 
 def test_a_step_that_is_kept_is_a_model_of_its_own(run, recipes, tmp_path):
     run("zoo", "train", "tiny", "--export", "weights")
-    early = zoo.load_file("weights/tiny-early.safetensors")
+    early = models.load("weights/tiny-early.safetensors")
     _, parts = checkpoint.load(tmp_path / "runs/tiny/checkpoints/step-00000003", only=["ema"])
     for name, value in early.network.state_dict().items():
         assert torch.equal(value, parts["ema"][name].half().float()), name
-    assert (early.card["name"], early.card["step"], early.card["images_seen"]) == ("tiny-early", 3, 24)
-    assert early.card["wall_time"] <= zoo.load_file("weights/tiny.safetensors").card["wall_time"]
+    assert (early.card.name, early.card.step, early.card.images_seen) == ("tiny-early", 3, 24)
+    assert early.card.wall_time <= models.load("weights/tiny.safetensors").card.wall_time
 
 
 def test_a_run_that_has_ended_is_exported_again_without_training(run, recipes, tmp_path):
@@ -90,10 +91,10 @@ def test_a_run_that_has_ended_is_exported_again_without_training(run, recipes, t
 
 def test_a_classifier_is_measured_on_digits_that_it_has_not_seen(run, recipes):
     run("zoo", "train", "namer", "--export", "weights")
-    found = zoo.load_file("weights/namer.safetensors")
+    found = models.load_classifier("weights/namer.safetensors")
     test = data.load("mnist-5k", "test")
     right = sum(int(found.network(x[None]).argmax() == y) for x, y in zip(test.x, test.conditions["y"]))
-    metrics = found.card["metrics"]
+    metrics = found.card.metrics
     assert metrics["accuracy"] == pytest.approx(right / 500, abs=1 / 500)  # one near tie may fall either way
     assert metrics["accuracy"] > 0.3  # 20 steps are enough to beat chance threefold
     assert (metrics["N"], metrics["split"]) == (500, "mnist-5k/test")
@@ -103,10 +104,10 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
     lines = [(10, 80, 40.0), (20, 160, 80.0), (25, 200, 10.0)]
     log = [{"step": s, "images": n, "images_per_second": r, "loss": 1 / s} for s, n, r in lines]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    assert cards.wall_time(tmp_path, 200) == 2 + 1 + 4
-    assert cards.wall_time(tmp_path, 120) == 2 + 0.5
-    assert cards.wall_time(tmp_path, 40) == 1
-    assert cards.training_loss(tmp_path, 22) == 0.05
+    assert making.wall_time(tmp_path, 200) == 2 + 1 + 4
+    assert making.wall_time(tmp_path, 120) == 2 + 0.5
+    assert making.wall_time(tmp_path, 40) == 1
+    assert making.training_loss(tmp_path, 22) == 0.05
 
 
 @pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])
@@ -138,13 +139,13 @@ def test_the_list_has_models_and_recipes_without_weights(run, recipes, tmp_path,
     assert listed[1].startswith("tiny")
     assert "zoo train tiny" in listed[1]
     shown = run("zoo", "show", "namer").output
-    card = zoo.card("namer")
+    card = Card.beside(zoo.weights("namer"))
     for said in (
         "namer",
         "640 images in 20 steps",
         "zoo train namer",
-        card["sha256"],
-        f"accuracy {card['metrics']['accuracy']:.4g}",
+        card.sha256,
+        f"accuracy {card.accuracy:.4g}",
     ):
         assert said in shown
     assert DENOISER in run("zoo", "show", "tiny").output

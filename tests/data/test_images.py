@@ -159,7 +159,7 @@ def test_a_named_set_keeps_its_size(name):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 @pytest.mark.parametrize("error", [URLError("no route"), RuntimeError("File not found or corrupted."), OSError(28)])
 def test_a_failed_download_names_the_offline_choice(name, error, monkeypatch, tmp_path):
-    from diffusion_book.data._torchvision import torchvision
+    from diffusion_book._torchvision import torchvision
 
     def maker(**options):
         raise error
@@ -189,7 +189,7 @@ class FakeSet:
 
 @pytest.mark.parametrize(("name", "colour"), [("mnist", False), ("fashion-mnist", False), ("cifar10", True)])
 def test_what_torchvision_has_is_scaled_and_turned(name, colour, monkeypatch, tmp_path):
-    from diffusion_book.data._torchvision import torchvision
+    from diffusion_book._torchvision import torchvision
 
     asked = []
     monkeypatch.setattr(torchvision.datasets, images.TORCHVISION[name], FakeSet(colour, asked))
@@ -587,7 +587,7 @@ def test_images_are_a_tensor(x):
 
 def test_data_are_on_the_cpu_whatever_the_default_device(digits, tmp_path, monkeypatch):
     """`meta` holds no numbers, so whatever was made there could not be compared."""
-    from diffusion_book.data._torchvision import torchvision
+    from diffusion_book._torchvision import torchvision
 
     picture(tmp_path / "a.png")
     monkeypatch.setenv("DIFFUSION_BOOK_DATA", str(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import diffusion_book.data._torchvision  # noqa: F401  (the packages import torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (the packages import torchvision, which may need mending first)
 from diffusion_book.evaluation import Extractor, Moments, extract, frechet_distance, moments, pixels
 
 E = Extractor("features", "0" * 64, 0, lambda x: x)

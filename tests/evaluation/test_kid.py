@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-import diffusion_book.data._torchvision  # noqa: F401  (torch-fidelity imports torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (torch-fidelity imports torchvision, which may need mending first)
 from diffusion_book.evaluation import extract, kid
 
 module = importlib.import_module("diffusion_book.evaluation.kid")  # `evaluation.kid` is the function

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import diffusion_book.data._torchvision  # noqa: F401  (torch-fidelity imports torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (torch-fidelity imports torchvision, which may need mending first)
 from diffusion_book.evaluation import density_coverage, distances, precision_recall
 
 

@@ -1,3 +1,3 @@
 """diffusers imports torchvision, which beside a CPU build of torch has to be mended first."""
 
-import diffusion_book.data._torchvision  # noqa: F401
+import diffusion_book._torchvision  # noqa: F401

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import diffusion_book.data._torchvision  # noqa: F401  (diffusers imports torchvision, which may need mending first)
+import diffusion_book._torchvision  # noqa: F401  (diffusers imports torchvision, which may need mending first)
 
 
 @pytest.fixture

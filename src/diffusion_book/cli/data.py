@@ -50,8 +50,7 @@ def show(
         if out is None:
             return
 
-    from diffusion_book.cli import pictures
-    from diffusion_book.data import load
+    from diffusion_book.data import load, pictures
 
     if out is not None:
         pictures.check_grid(out)

@@ -4,12 +4,15 @@ import math
 import shlex
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from diffusion_book.cli import options
+
 if TYPE_CHECKING:
     from diffusion_book.evaluation import Report
+    from diffusion_book.training.loop import Precision
 
 OF_CLASSIFIERS = ("model", "out", "card", "held_out", "device")
 OF_BITS = (*OF_CLASSIFIERS, "count", "bits", "batch_size")
@@ -18,9 +21,7 @@ OF_BITS = (*OF_CLASSIFIERS, "count", "bits", "batch_size")
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
-    ],
+    model: options.Model,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The report; a .md and a .png of the same name lie beside it.")
     ] = Path("report.json"),
@@ -28,15 +29,11 @@ def evaluate(
         int, typer.Option("--count", "-n", min=0, help="Pictures for each seed, 50 or more; 0 leaves them out.")
     ] = 10_000,
     seeds: Annotated[int, typer.Option(min=1, help="How often; three or more show how much is chance.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 18,
-    sampler: Annotated[
-        str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")
-    ] = "dpm_solver",
+    steps: options.Steps = 18,
+    sampler: options.Sampler = "dpm_solver",
     guidance: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
     bad_model: Annotated[str | None, typer.Option(help="Guide away from this worse model.")] = None,
-    interval: Annotated[
-        tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
-    ] = (0.0, math.inf),
+    interval: options.Interval = (0.0, math.inf),
     precision: Annotated[
         str, typer.Option(help="Of the network: fp32, bf16, fp16 (CUDA), or auto, which suits the device.")
     ] = "auto",
@@ -60,7 +57,7 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures at once, for bits 50 at most; changes memory, not pictures.")
     ] = 250,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … [default: the GPU if there is one]")] = None,
+    device: options.Device = None,
 ) -> None:
     """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures.
 
@@ -69,43 +66,66 @@ def evaluate(
     if out.suffix != ".json":
         raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
 
-    from diffusion_book.cli import drawing, measuring, models, pictures
-    from diffusion_book.cli.devices import pick_device
+    from diffusion_book import models
+    from diffusion_book.data import pictures
+    from diffusion_book.evaluation import of_model, summary, weights_sha256
 
-    where = pick_device(device)
-    found = models.find(model, where)
+    where = options.pick_device(device)
+    found = models.load_any(model, where)
     weights = models.weights_with_card(model) if card else None
     if weights is not None:
         pictures.check_writable(weights.with_suffix(".json"), "leave --card out")
     for file in (out, out.with_suffix(".md"), out.with_suffix(".png")):
         pictures.check_writable(file)
     reports = []
-    if found.schedule is None:
+    if isinstance(found, models.TrainedClassifier):
         _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")
-        summary = measuring.measure_classifier(found, model, measuring.real_images(found, held_out)[1])
+        numbers = of_model.measure_classifier(found, model, of_model.real_images(found.card, held_out)[1])
     else:
         if 0 < count < 50 or not (count or any(bits)):
             raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")
         if not count:
             _check_used(context, OF_BITS, "--count 0 draws nothing and leaves bits per dimension alone")
-        train, unseen = measuring.real_images(found, held_out)
+        train, unseen = of_model.real_images(found.card, held_out)
         pending: Iterator[Report] = iter(())
         if count:
-            bad = None if bad_model is None else models.find(bad_model, where)
-            guided = drawing.Guidance(guidance, bad, *interval)
-            how = measuring.Sampling(
-                sampler, steps, guided, count, seeds, measuring.precision_of(precision), batch_size, accuracy
+            bad = None if bad_model is None else models.load(bad_model, where)
+            guided = models.Guidance(guidance, interval, bad)
+            how = of_model.Sampling(sampler, steps, guided, count, seeds, _precision(precision), batch_size, accuracy)
+            pending = of_model.measure(
+                found, how, of_model.extractor_of(extractor, train.shape, where), model, train, unseen
             )
-            pending = measuring.measure(found, how, extractor, model, train, unseen)
         # All that could be wrong is told by now; what takes minutes comes before what takes an hour.
-        likelihood = {measuring.BITS: measuring.bits(found, *bits, unseen, batch_size)} if any(bits) else {}
+        likelihood = {summary.BITS: of_model.bits(found, *bits, unseen, batch_size)} if any(bits) else {}
         reports = list(pending)
-        summary = {**(measuring.together(reports) if reports else {}), **likelihood}
-    written = measuring.write(summary, reports, out)
+        numbers = {**(summary.together(reports) if reports else {}), **likelihood}
+    written = summary.write(numbers, reports, out)
+    if reports:
+        written.append(_draw(reports[0], out.with_suffix(".png")))
     if weights is not None:
-        measuring.into_card(summary, found, weights, _as_typed(context))
-    typer.echo(measuring.markdown(summary, reports))
+        summary.into_card(found.card, numbers, weights_sha256(found.network), _as_typed(context)).write(weights)
+    typer.echo(summary.markdown(numbers, reports))
     typer.echo(f"report: {', '.join(map(str, written))}")
+
+
+def _draw(report: "Report", path: Path) -> Path:
+    from diffusion_book import viz
+    from diffusion_book._files import whole
+
+    viz.use_style()
+    with whole(path) as unfinished:
+        viz.show_report(report).savefig(unfinished)
+    return path
+
+
+def _precision(word: str) -> "Precision":
+    from diffusion_book._names import unknown
+    from diffusion_book.training.loop import Precision
+
+    if word not in get_args(Precision):
+        raise ValueError(unknown("precision", word, get_args(Precision)))
+    found: Precision = word  # type: ignore[assignment]
+    return found
 
 
 def _check_used(context: typer.Context, used: Container[str | None], why: str) -> None:

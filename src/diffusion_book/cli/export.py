@@ -1,20 +1,22 @@
 """`diffusion-book export`: a model to take elsewhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusion_book._names import unknown
+from diffusion_book.cli import options
+
+if TYPE_CHECKING:
+    from diffusion_book.models import Model, TrainedClassifier
 
 
 def export(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
-    ],
+    model: options.Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder (diffusers) or a file (safetensors).")],
     format: Annotated[str, typer.Option("--format", "-f", help="diffusers or safetensors.")] = "diffusers",
-    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels, for a file that does not say.")] = None,
+    size: options.Size = None,
 ) -> None:
     """Write a model for `diffusers`, or as one small file of weights in half precision.
 
@@ -27,18 +29,38 @@ def export(
     if format not in ("diffusers", "safetensors"):
         raise ValueError(unknown("format", format, ("diffusers", "safetensors")))
 
-    from diffusion_book.cli import carry, models, pictures
+    from diffusion_book import models
+    from diffusion_book.data import pictures
 
     pictures.check_writable(out, folder=format == "diffusers")
-    found = models.find(model)
+    found = models.load_any(model, size=size)
+    patch = 1
     if format == "diffusers":
-        patch = carry.to_diffusers(found, out, size)
+        patch = _to_diffusers(found, out)
     else:
-        carry.to_safetensors(found, out)
-        patch = 1
+        models.export(found, out)
     typer.echo(f"{format}: {out}")
     if patch > 1:
         typer.echo(
             "what is drawn with it are unshuffled pictures: of a tensor x of them, "
             f"torch.nn.functional.pixel_shuffle(x, {patch}) makes the pictures"
         )
+
+
+def _to_diffusers(found: "Model | TrainedClassifier", folder: Path) -> int:
+    """Write a folder that `DiffusionPipeline.from_pretrained` loads → p, with which `pixel_shuffle(x, p)` makes
+    pictures of what is drawn there."""
+    from diffusion_book.interop.diffusers import save_pipeline
+    from diffusion_book.models import Model
+    from diffusion_book.nn import UNet
+
+    network = found.network
+    if not isinstance(found, Model) or not isinstance(network, UNet):
+        raise ValueError(
+            f"diffusers has no counterpart of a {type(network).__name__}, only of a UNet; "
+            "take --format safetensors for this model"
+        )
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give a folder")
+    save_pipeline(folder, network, found.schedule, found.prediction, found.known_shape[1])
+    return network.config.patch

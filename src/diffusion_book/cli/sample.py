@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from diffusion_book.cli import options
+
 
 def sample(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
-    ],
+    model: options.Model,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", "-c", help="What to draw: 7, or 0,1,2 in turn; may be repeated. [default: anything]"),
@@ -21,10 +21,8 @@ def sample(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A grid (.png, .jpg, .webp), an array (.npz, .npy), or a folder.")
     ] = Path("samples.png"),
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 18,
-    sampler: Annotated[
-        str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")
-    ] = "dpm_solver",
+    steps: options.Steps = 18,
+    sampler: options.Sampler = "dpm_solver",
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -35,14 +33,12 @@ def sample(
     bad_model: Annotated[
         str | None, typer.Option(help="Guide away from this worse model, such as mnist-unet-early.")
     ] = None,
-    interval: Annotated[
-        tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")
-    ] = (0.0, math.inf),
+    interval: options.Interval = (0.0, math.inf),
     seed: Annotated[int, typer.Option(help="Of the first picture; the next has the next seed.")] = 0,
     columns: Annotated[int | None, typer.Option(min=1, help="Of the grid.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels, for a file that does not say.")] = None,
+    size: options.Size = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes memory, not pictures.")] = 64,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … [default: the GPU if there is one]")] = None,
+    device: options.Device = None,
 ) -> None:
     """Draw pictures from a model.
 
@@ -52,32 +48,32 @@ def sample(
     Some sevens, in seconds:
     `diffusion-book sample --model mnist-unet --class 7 --steps 18 -o sevens.png`
     """
-    from diffusion_book.cli import pictures
-    from diffusion_book.cli.devices import pick_device
+    from diffusion_book.data import pictures
 
     pictures.check_out(out)
     wanted = _numbers(classes or [])
     count = count or -(-16 // max(1, len(wanted))) * max(1, len(wanted))
     if not -(2**63) <= seed <= 2**63 - count:
         raise ValueError(f"the seeds of {count} pictures must lie between −2^63 and 2^63 − 1, got --seed {seed}")
+    labels = [wanted[i % len(wanted)] for i in range(count)] if wanted else None
 
-    import torch
+    from diffusion_book import models
 
-    from diffusion_book.cli import drawing, models
-
-    where = pick_device(device)
-    found = models.find(model, where)
-    bad = None if bad_model is None else models.find(bad_model, where)
-    seeds = range(seed, seed + count)
-    y = torch.tensor([wanted[i % len(wanted)] for i in range(count)]) if wanted else None
-    guided = drawing.Guidance(1.0 if guidance is None else guidance, bad, *interval)
-    by_card = guidance is None and wanted and bad is None and guided.everywhere
+    where = options.pick_device(device)
+    found = models.load(model, where, size)
+    by_card = guidance is None and wanted and bad_model is None and interval == (0, math.inf)
     if by_card:
-        guided = drawing.recommended(found)
-    x = torch.cat(list(drawing.batches(found, seeds, y, sampler, steps, guided, size, batch_size, progress=True)))
+        guided = found.recommended
+    else:
+        bad = None if bad_model is None else models.load(bad_model, where)
+        guided = models.Guidance(1.0 if guidance is None else guidance, interval, bad)
+    seeds = range(seed, seed + count)
+    x = models.draw(
+        *(found, labels, seeds), sampler=sampler, steps=steps, guidance=guided, batch_size=batch_size, progress=True
+    )
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
-    pictures.write(x, out, columns, seeds, y)
+    pictures.write(x, out, columns, seeds, labels)
     typer.echo(f"{count} pictures: {out}")
     if by_card and guided.w != 1:
         typer.echo(f"guidance: {guided.w:g} {guided.where}, which the model's card found best")

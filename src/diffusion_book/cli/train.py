@@ -1,10 +1,15 @@
 """`diffusion-book train`: a run from a configuration, from options, or from both."""
 
+import contextlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from diffusion_book.data import Images
+    from diffusion_book.training import RunConfig, Trainer
 
 FOLDER = {"size": 32, "batch_size": 64, "learning_rate": 2e-3, "preview_every": 250, "checkpoint_every": 250}
 """What a folder of pictures is trained with where nobody says otherwise: enough to see something within minutes."""
@@ -66,7 +71,6 @@ def train(
     for text in more or []:
         _put(options, *_parse(text))
 
-    from diffusion_book.cli import runs
     from diffusion_book.training import RunConfig
     from diffusion_book.training.config import build_data
 
@@ -85,9 +89,79 @@ def train(
         values[name] = {**_network(values), **value} if both else value
     wanted = RunConfig.from_dict(values, "the options")
     images = build_data(wanted)
-    found = {"size": runs.side_of(wanted, images), "class_names": list(images.class_names if wanted.labels else ())}
+    found = {"size": _side(wanted, images), "class_names": list(images.class_names if wanted.labels else ())}
     wanted = RunConfig.from_dict({**wanted.to_dict(), **found})
-    runs.run(wanted, folder, resume, images)
+    start(wanted, folder, resume, images)
+
+
+def start(config: "RunConfig", folder: Path, resume: bool, images: "Images | None" = None) -> "Trainer":
+    """Train to the last step, and end with `samples.png` in the folder where the network can draw.
+
+    Raises:
+        KeyboardInterrupt: the person did; the message says how to go on.
+    """
+    from diffusion_book.models import preview_of
+    from diffusion_book.training import Trainer
+
+    preview = preview_of(config) if config.denoises else None
+    trainer = Trainer(config, folder, preview, images)
+    first = trainer.accelerator.is_main_process
+    if first:
+        typer.echo(_summary(trainer))
+        if not trainer.accelerator.log_with:
+            typer.echo(
+                "curves: none, TensorBoard is not installed (pip install 'diffusion-book[train]'); see log.jsonl"
+            )
+    averaged = None
+    with contextlib.suppress(KeyboardInterrupt):
+        averaged = trainer.run(resume)
+    if averaged is None:
+        raise KeyboardInterrupt(_stopped(trainer))
+    if preview and first:
+        with trainer.writing():
+            preview(averaged, folder / "samples.png")
+        typer.echo(f"pictures: {folder / 'samples.png'}; more of them: {_more(config, folder, averaged)}")
+    return trainer
+
+
+def _more(config: "RunConfig", folder: Path, network: Any) -> str:
+    """The command that draws more of such pictures."""
+    classes = network.config.classes if config.condition_dropout == 0 else 0  # else it can draw without
+    wanted = f" --class {','.join(map(str, range(min(classes, 10))))}" if classes else ""
+    return f"diffusion-book sample --model {folder}{wanted}"
+
+
+def _side(config: "RunConfig", images: "Images") -> int | None:
+    """The side of a folder's images, to be kept with the run: without it nobody knows later what to sample."""
+    from diffusion_book.data import DATASETS
+
+    if config.data in DATASETS or config.size is not None:
+        return config.size
+    height, width = images.x.shape[2:]
+    if height != width:
+        raise ValueError(f"the images are {width}×{height} pixels; give size, to crop them to squares of that side")
+    return int(height)
+
+
+def _summary(trainer: "Trainer") -> str:
+    C, H, W = trainer.data.shape
+    network = trainer.accelerator.unwrap_model(trainer.network)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    processes = trainer.accelerator.num_processes
+    where = trainer.device if processes == 1 else f"{processes} × {trainer.device.type}"
+    return (
+        f"{trainer.folder}: {len(trainer.data)} images {C}×{H}×{W} of {trainer.config.data}, "
+        f"{trainer.config.network['kind']} of {weights / 1e6:.2g} M weights, on {where}"
+    )
+
+
+def _stopped(trainer: "Trainer") -> str:
+    from diffusion_book.training import checkpoint
+
+    last = checkpoint.latest(trainer.folder / "checkpoints")
+    if last is None:
+        return f"stopped at step {trainer.step}, before the first checkpoint; nothing is kept"
+    return f"stopped at step {trainer.step}; the same command with --resume goes on from {last}"
 
 
 def _network(values: dict[str, Any]) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def _mnist_5k(split: str) -> Images:
 
 
 def _torchvision(name: str, split: str) -> Images:
-    from diffusion_book.data._torchvision import torchvision
+    from diffusion_book._torchvision import torchvision
 
     maker, root = getattr(torchvision.datasets, TORCHVISION[name]), None
     try:

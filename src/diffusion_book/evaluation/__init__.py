@@ -1,7 +1,7 @@
 """Evaluation: what samples are worth, and what a number must be accompanied by to be believed. Chapter 12.
 
-    classifier = zoo.load("mnist-classifier")
-    extractor = from_classifier(classifier.network, "mnist-classifier", classifier.card["metrics"]["accuracy"])
+    classifier = models.load_classifier("mnist-classifier")
+    extractor = from_classifier(classifier.network, "mnist-classifier", classifier.card.accuracy)
     print(evaluate(samples, train, test, extractor, origin).to_markdown())
 
 A distance between sets of images is one between their features, so everything here takes an `Extractor`.

@@ -43,7 +43,7 @@ def _extractor(network: nn.Module, name: str, dim: int, kind: Any) -> Extractor:
 def _original() -> nn.Module:
     if importlib.util.find_spec("torch_fidelity") is None:
         raise ImportError("FID needs the package torch-fidelity: pip install 'diffusion-book[fid]'")
-    from diffusion_book.data._torchvision import torchvision
+    from diffusion_book._torchvision import torchvision
 
     assert torchvision  # torch-fidelity imports it, and beside a CPU build of torch it has to be mended first
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3

@@ -171,7 +171,9 @@ def build_objective(config: RunConfig, network: nn.Module) -> Objective:
         WEIGHTS[config.weight],
         TIMES[config.times],
         told=("y",) if described.classes else (),
-        nothing={"y": torch.tensor(described.classes)} if described.classes and described.no_label else {},
+        nothing={"y": torch.tensor(described.classes)}
+        if described.classes and getattr(described, "no_label", True)
+        else {},
         dropout=config.condition_dropout,
     )
 

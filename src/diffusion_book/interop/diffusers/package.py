@@ -11,6 +11,6 @@ def diffusers() -> Any:
     # diffusers imports torchvision, which beside a CPU build of torch has to be mended first.
     import diffusers
 
-    import diffusion_book.data._torchvision  # noqa: F401
+    import diffusion_book._torchvision  # noqa: F401
 
     return diffusers

@@ -59,7 +59,7 @@ def check_grid(out: Path) -> None:
     check_out(out)
 
 
-def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | None = None) -> None:
+def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Sequence[int] | None = None) -> None:
     """Write images [N, C, H, W] in [−1, 1] in the form that the name asks for; see `check_out`.
 
     Arrays are uint8 [N, H, W, C]; an .npz calls them `arr_0`, as evaluators expect, beside `seeds` and `labels`. The
@@ -76,7 +76,7 @@ def write(x: Tensor, out: Path, columns: int, seeds: Sequence[int], y: Tensor | 
         with whole(out) as unfinished:
             unfinished.write_bytes(array.getbuffer())
     elif suffix == ".npz":
-        labels: dict[str, Any] = {} if y is None else {"labels": y.numpy()}
+        labels: dict[str, Any] = {} if y is None else {"labels": np.asarray(y)}
         with whole(out) as unfinished, unfinished.open("wb") as file:  # to a name like A.NPZ numpy would add .npz
             np.savez_compressed(file, arr_0=_bytes(x), seeds=np.asarray(seeds), **labels)
     else:

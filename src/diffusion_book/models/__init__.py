@@ -1,0 +1,43 @@
+"""Models that draw: what a person names becomes a model, and a model becomes pictures, in one call each. Chapter 12.
+
+sevens = models.draw("mnist-unet", 7, range(16))
+
+model = models.load("runs/pictures")
+better = models.draw(model, [0, 1], range(100, 108), sampler="heun", steps=30, guidance=models.Guidance(2, (0.3, 5)))
+"""
+
+from diffusion_book.models.card import Card
+from diffusion_book.models.codec import Codec, Pixels
+from diffusion_book.models.conditioner import Conditioner, Labels
+from diffusion_book.models.draw import batches, draw
+from diffusion_book.models.files import (
+    TrainedClassifier,
+    export,
+    load,
+    load_any,
+    load_classifier,
+    save,
+    weights_with_card,
+)
+from diffusion_book.models.model import Guidance, Model
+from diffusion_book.models.preview import preview_of
+
+__all__ = [
+    "Card",
+    "Codec",
+    "Conditioner",
+    "Guidance",
+    "Labels",
+    "Model",
+    "Pixels",
+    "TrainedClassifier",
+    "batches",
+    "draw",
+    "export",
+    "load",
+    "load_any",
+    "load_classifier",
+    "preview_of",
+    "save",
+    "weights_with_card",
+]

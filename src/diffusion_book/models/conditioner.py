@@ -1,0 +1,86 @@
+"""What a person wants, as what a network is told: a class becomes {"y": …}. Chapter 8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion_book.conditions import Conditions
+
+Wanted = int | Sequence[int] | Tensor | None
+"""One class for all pictures; several, which come in turn; or None, for anything."""
+
+
+class Conditioner(Protocol):
+    """Knows what a network can be told, and how to say it."""
+
+    @property
+    def nothing(self) -> Conditions:
+        """What one example is told that wants nothing; empty where the network never learned to be told nothing."""
+        ...
+
+    def conditions(self, wanted: Wanted, count: int) -> Conditions:
+        """What the network is told for so many pictures, [count, …] each; {} for anything."""
+        ...
+
+    def check_silence(self) -> None:
+        """Raise a ValueError where the network cannot be told nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes by their numbers.
+
+    Attributes:
+        classes: how many; 0 for a network that knows none.
+        dropped: whether labels were dropped in training, so that the network can also be told nothing.
+    """
+
+    classes: int
+    dropped: bool = True
+
+    @property
+    def nothing(self) -> Conditions:
+        """The label after the last."""
+        return {"y": torch.tensor(self.classes)} if self.classes and self.dropped else {}
+
+    def conditions(self, wanted: Wanted, count: int) -> Conditions:
+        """The labels y [count], several in turn.
+
+        Raises:
+            ValueError: there are no such classes, or more of them than pictures; or none is said and one is needed.
+        """
+        if wanted is None:
+            self.check_silence()
+            return {}
+        if not self.classes:
+            raise ValueError("this model was trained without classes; leave --class out")
+        y = _whole_numbers(wanted)
+        wrong = y[(y < 0) | (y >= self.classes)].tolist()
+        if wrong:
+            raise ValueError(f"this model knows the classes 0 … {self.classes - 1}, got {wrong[0]}")
+        if len(y) > count:
+            raise ValueError(f"got {len(y)} classes for {count} pictures; give as many seeds, or fewer classes")
+        return {"y": y.repeat(-(-count // len(y)))[:count]}
+
+    def check_silence(self) -> None:
+        """Raise a ValueError where the network must be told a class: what it draws without was never trained."""
+        if self.classes and not self.dropped:
+            raise ValueError(
+                f"this model needs a class, 0 … {self.classes - 1}; say which with --class (it was trained with one "
+                "for every picture, condition_dropout = 0, and never learned to draw without)"
+            )
+
+
+def _whole_numbers(wanted: int | Sequence[int] | Tensor) -> Tensor:
+    try:
+        y = torch.as_tensor([wanted] if isinstance(wanted, Integral) else wanted)
+        if y.ndim == 1 and len(y) and not y.is_floating_point() and y.dtype != torch.bool:
+            return y.long()
+    except (TypeError, ValueError):  # torch's, of what is no array of numbers
+        pass
+    raise ValueError(f"classes are whole numbers, one or several, such as 7 or [0, 1, 2]; got {wanted!r:.80}")
