@@ -22,7 +22,7 @@ from _support.networks import randomised
 from _support.unet2d import K4, T4, TINY
 from diffusion_book import denoise, predictions, samplers, schedules
 from diffusion_book.interop import load_pipeline, save_pipeline
-from diffusion_book.interop.diffusers.schedulers import _ON_BETAS, schedule_from_diffusers
+from diffusion_book.interop.diffusers.schedulers import _BETAS, _EDM, _FLOW, _ON_BETAS, schedule_from_diffusers
 from diffusion_book.nn import MLP, SIZES, UNet
 
 
@@ -195,3 +195,12 @@ def test_betas_that_a_file_does_not_say_are_those_of_its_scheduler(name):
         expected = getattr(diffusers, name)(**{key: value for key, value in options.items() if key[0] != "_"}).betas
         assert prediction == "eps"
         assert torch.equal(schedule.beta[1:], expected.double())
+
+
+@pytest.mark.parametrize("options", [_EDM, _FLOW, _BETAS], ids=lambda options: options.theirs)
+def test_an_option_that_is_left_out_is_what_diffusers_takes(options):
+    theirs = getattr(diffusers, options.theirs)().config
+    known = {name: default for name, default in options.defaults.items() if name in theirs}
+    assert known == {name: theirs[name] for name in known}
+    assert options.defaults.keys() - known.keys() <= {"timestep_type"}  # EulerDiscreteScheduler has it
+    assert diffusers.EulerDiscreteScheduler().config["timestep_type"] == _BETAS.defaults["timestep_type"]

@@ -13,6 +13,7 @@ from torch import nn
 from _support.networks import randomised
 from _support.unet2d import K4, SCALE_SHIFT, T4, TINY
 from diffusion_book.interop import unet_from_diffusers, unet_to_diffusers
+from diffusion_book.interop.diffusers.unet import _OPTIONS
 from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
 
 CIFAR10 = {
@@ -229,6 +230,11 @@ def test_each_option_is_read_as_diffusers_reads_it_or_named(option, base):
         else:
             refused += 1
     assert refused > 5, "odd values of every option were read"
+
+
+def test_an_option_that_is_left_out_is_what_diffusers_takes():
+    signature = inspect.signature(UNet2DModel).parameters
+    assert _OPTIONS.defaults == {name: parameter.default for name, parameter in signature.items()}
 
 
 # Every option of ours, told otherwise than in the network `BASE`: what it means there, or why it cannot be written.
