@@ -1,11 +1,15 @@
-"""What all tests share: one thread, no window, the same random numbers in every run."""
+"""What all tests share: one thread, no window, the same random numbers in every run; and how they run side by side."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, and of what tests start; as many tests run at a time as there are cores
 
 import matplotlib
 import pytest
 import torch
+from _support import parallel
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))  # for `full_disk`
@@ -13,6 +17,10 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)
 settings.register_profile("book", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("book")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(parallel)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 
 import nbformat
 from docutils import nodes
-from execution import cores, duration
+from execution import took
 from myst_nb.sphinx_ import NbMetadataCollector
 from notebook_writer import Code, Markdown, PageWriter, Piece
 from sphinx.application import Sphinx
@@ -28,11 +28,19 @@ from sphinx.config import Config
 CHAPTER = re.compile(r"\d\d-[\w-]+")
 SETUP_TAG = "book-setup"  # marks the cell that is the notebook's own, not the page's
 SETUP = """\
-# Colab has PyTorch but not this book's library; where it is installed, this cell does nothing.
+# Colab has PyTorch but not this book's library.
 import importlib.util
 
 if importlib.util.find_spec("diffusion_book") is None:
-    %pip install -q "diffusion-book @ git+{repository}\""""
+    %pip install -q "diffusion-book @ git+{repository}"
+
+import torch
+
+from diffusion_book import page
+
+# One thread, as on the site: the numbers are then the same on any number of cores. A GPU needs no such care.
+if page.profile() != "gpu":
+    torch.set_num_threads(1)"""
 
 
 def to_cells(pieces: list[Piece]) -> list[nbformat.NotebookNode]:
@@ -136,8 +144,7 @@ class NotebookBuilder(Builder):
         text = f"This notebook is a chapter of {book}; read it [online]({url})."
         run = NbMetadataCollector.get_exec_data(self.env, docname)
         if run and run["runtime"] is not None:
-            count = cores()
-            text += f" There it ran in {duration(run['runtime'])} on {count} CPU core{'s' * (count != 1)}."
+            text += f" There it ran in {took(run['runtime'])}."
         return text
 
 

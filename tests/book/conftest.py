@@ -1,16 +1,15 @@
 """What the tests of the book share: its pages, the built site and the exported notebooks."""
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import api
 import pytest
+from _support import browser as web
+from _support import rules
+from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
-# The rules and helpers of these tests, and the book's own extensions, are plain modules in folders.
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "book" / "_ext")]
-
-import api  # noqa: E402
-import rules  # noqa: E402
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,3 +53,14 @@ def site() -> Path:
 @pytest.fixture(scope="session")
 def notebooks() -> Path:
     return built(ROOT / "_build" / "notebooks", "*.ipynb", "make notebooks")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for each process that runs tests."""
+    try:
+        web.find_browser()
+    except RuntimeError as error:
+        pytest.fail(str(error), pytrace=False)  # a site that nobody opened is not a tested site
+    with web.launch() as running:
+        yield running

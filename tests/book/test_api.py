@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import api
 import pytest
-import rules
+from _support import rules
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree

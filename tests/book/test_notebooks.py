@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import exercises
 import nbformat
 import pytest
-import rules
+from _support import rules
 from docutils import nodes
+from IPython.core.inputtransformer2 import TransformerManager
 from myst_nb.core.read import read_myst_markdown_notebook
 from notebook_writer import Code, Markdown, PageWriter, escape, expand_macros, indent
-from notebooks import SETUP_TAG, to_cells
+from notebooks import SETUP, SETUP_TAG, to_cells
 
 LINK = re.compile(r"\]\(([^)\s]*)\)|<a [^>]*href=\"([^\"]*)\"|<img [^>]*src=\"([^\"]*)\"")
 
@@ -84,6 +85,16 @@ def test_code_cells_are_those_of_the_page(chapter: Path, notebooks: Path) -> Non
     first, *cells = [cell for cell in read(notebooks, chapter).cells if cell.cell_type == "code"]
     assert first.metadata.tags == [SETUP_TAG]
     assert [cell.source.strip() for cell in cells] == wanted
+
+
+@pytest.mark.parametrize(("profile", "threads"), [("cpu", 1), ("gpu", 3)])
+def test_the_first_cell_leaves_one_thread_except_on_a_gpu(profile: str, threads: int) -> None:
+    """So that the numbers of a notebook are the site's, which are computed with one."""
+    cell = TransformerManager().transform_cell(SETUP.format(repository="https://example.org"))
+    code = f"import torch\ntorch.set_num_threads(3)\n{cell}\nprint(torch.get_num_threads())"
+    environment = {**os.environ, "DIFFUSION_BOOK_PROFILE": profile}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout == f"{threads}\n", run.stderr
 
 
 def test_notebook_runs(chapter: Path, notebooks: Path, tmp_path: Path) -> None:

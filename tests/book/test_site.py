@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-import browser as web
 import pytest
-import rules
+from _support import browser as web
+from _support import rules
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
 
@@ -98,17 +98,7 @@ class Visit:
     contrast: dict[str, list[str]] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    try:
-        web.find_browser()
-    except RuntimeError as error:
-        pytest.fail(str(error), pytrace=False)  # a site that nobody opened is not a tested site
-    with web.launch() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
     with web.serve(site) as url:
         yield url
@@ -131,9 +121,9 @@ def look(browser: Browser, url: str, allowed: str) -> Visit:
     return visit
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def visits(browser: Browser, address: str) -> dict[str, Visit]:
-    """Each page is opened once, by the first test that asks for it."""
+    """Each page is opened once, by the first test that asks for it; its tests stay in one process."""
 
     class Visits(dict[str, Visit]):
         def __missing__(self, name: str) -> Visit:

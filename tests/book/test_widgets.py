@@ -4,15 +4,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser as web
 import pytest
 import torch
 import widgets
+from _support import browser as web
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import directives
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from diffusion_book import data, schedules
 from diffusion_book.data.images import to_uint8
@@ -21,14 +21,15 @@ CHAPTER = "02-forward-process"
 
 
 @pytest.fixture(scope="module")
-def slider(site: Path) -> Iterator[Page]:
+def slider(browser: Browser, site: Path) -> Iterator[Page]:
     """The page of the slider, opened from the disk."""
-    with web.launch() as running:
-        problems: list[str] = []
-        page = web.watched_page(running.new_context(viewport=web.PHONE), "file://", problems)
-        web.open_page(page, (site / f"{CHAPTER}.html").as_uri())
-        yield page
-        assert not problems, problems
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE)
+    page = web.watched_page(context, "file://", problems)
+    web.open_page(page, (site / f"{CHAPTER}.html").as_uri())
+    yield page
+    context.close()
+    assert not problems, problems
 
 
 def shown(page: Page) -> dict[str, tuple[float, float]]:

@@ -1,0 +1,1 @@
+"""What tests are written with, and is no test: imported as `from _support import rules`."""
