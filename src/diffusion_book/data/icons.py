@@ -63,13 +63,13 @@ def catalogue(split: str = "all") -> tuple[Icon, ...]:
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
     found: list[Icon] = []
-    with resources.files("diffusion_book.data").joinpath("icons.csv").open(encoding="utf-8", newline="") as file:
-        of_class = [0] * len(CLASSES)
-        for row in csv.DictReader(file):
-            label = CLASSES.index(row["class"])
-            of_class[label] += 1
-            if split == "all" or (of_class[label] % 10 == 0) == (split == "test"):
-                found.append(Icon(chr(int(row["hexcode"], 16)), label, row["name"]))
+    of_class = [0] * len(CLASSES)
+    table = resources.files("diffusion_book.data").joinpath("icons.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(table.splitlines()):
+        label = CLASSES.index(row["class"])
+        of_class[label] += 1
+        if split == "all" or (of_class[label] % 10 == 0) == (split == "test"):
+            found.append(Icon(chr(int(row["hexcode"], 16)), label, row["name"]))
     return tuple(found)
 
 
