@@ -63,9 +63,9 @@ def catalogue(split: str = "all") -> tuple[Icon, ...]:
     if split not in ("train", "test", "all"):
         raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
     found: list[Icon] = []
-    text = resources.files("diffusion_book.data").joinpath("icons.csv").read_text(encoding="utf-8")
     of_class = [0] * len(CLASSES)
-    for row in csv.DictReader(text.splitlines()):
+    table = resources.files("diffusion_book.data").joinpath("icons.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(table.splitlines()):
         label = CLASSES.index(row["class"])
         of_class[label] += 1
         if split == "all" or (of_class[label] % 10 == 0) == (split == "test"):
