@@ -9,8 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of torch, and of what tests start; as man
 import matplotlib
 import pytest
 import torch
-from _support import parallel
 from hypothesis import settings
+
+from _support import parallel
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))  # for `full_disk`
 matplotlib.use("Agg")

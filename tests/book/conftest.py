@@ -5,9 +5,10 @@ from pathlib import Path
 
 import api
 import pytest
+from playwright.sync_api import Browser
+
 from _support import browser as web
 from _support import rules
-from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
 

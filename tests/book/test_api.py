@@ -8,11 +8,12 @@ from textwrap import dedent
 
 import api
 import pytest
-from _support import rules
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
+
+from _support import rules
 
 CITED = ["schedules", "process", "predictions", "losses", "samplers", "guidance", "denoise", "editing"]
 DERIVED = [*CITED, "nn", "evaluation"]

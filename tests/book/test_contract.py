@@ -8,10 +8,11 @@ from typing import Any
 import execution
 import pytest
 import syllabus
-from _support import rules
-from _support.rules import Page, Problem
 from bs4 import BeautifulSoup, Tag
 from pybtex.database import parse_file
+
+from _support import rules
+from _support.rules import Page, Problem
 
 LIMIT = 2 * execution.BUDGET  # of a page, in seconds of computing: slower machines run the same page
 CHAPTER = {"title": "A Title", "sections": ["One", "Two"]}

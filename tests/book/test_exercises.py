@@ -7,6 +7,7 @@ from typing import Any
 
 import exercises
 import pytest
+
 from _support import rules
 
 FILES = sorted(path.stem for path in exercises.FOLDER.glob("ex_*.py"))

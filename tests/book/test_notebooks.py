@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import exercises
 import nbformat
 import pytest
-from _support import rules
 from docutils import nodes
 from IPython.core.inputtransformer2 import TransformerManager
 from myst_nb.core.read import read_myst_markdown_notebook
 from notebook_writer import Code, Markdown, PageWriter, escape, expand_macros, indent
 from notebooks import SETUP, SETUP_TAG, to_cells
+
+from _support import rules
 
 LINK = re.compile(r"\]\(([^)\s]*)\)|<a [^>]*href=\"([^\"]*)\"|<img [^>]*src=\"([^\"]*)\"")
 

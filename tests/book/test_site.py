@@ -7,10 +7,11 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from _support import browser as web
-from _support import rules
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
+
+from _support import browser as web
+from _support import rules
 
 # What MathJax should have typeset and has not, or has in red.
 MATH = """() => {

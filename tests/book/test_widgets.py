@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import widgets
-from _support import browser as web
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import directives
 from playwright.sync_api import Browser, Page
 
+from _support import browser as web
 from diffusion_book import data, schedules
 from diffusion_book.data.images import to_uint8
 
