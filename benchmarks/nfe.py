@@ -8,38 +8,28 @@ well the mean is known, and the stricter.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from diffusion_book import denoise, schedules
+from diffusion_book import denoise, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
-from diffusion_book.samplers import (
-    ddim,
-    ddpm,
-    dpm_solver,
-    heun,
-    karras_times,
-    log_snr_times,
-    start_noise,
-    uniform_times,
-    unipc,
-)
+from diffusion_book.samplers import Sampler, karras_times, log_snr_times, start_noise, uniform_times, unipc
+from diffusion_book.samplers.grids import Times
 
 RESULTS = Path(__file__).parent / "results"
 GRIDS = {"uniform": uniform_times, "Karras": karras_times, "log-SNR": log_snr_times}
-SAMPLERS: dict[str, tuple[Callable[..., Tensor], bool]] = {  # and whether it draws noise
-    "DDPM": (ddpm, True),
-    "DDIM": (ddim, False),
-    "Heun": (heun, False),
-    "DPM-Solver++(2M)": (dpm_solver, False),
-    "DPM-Solver++(3M)": (partial(dpm_solver, order=3), False),
-    "SDE-DPM-Solver++(2M)": (partial(dpm_solver, eta=1.0), True),
-    "UniPC-2": (unipc, False),
-    "UniPC-3": (partial(unipc, order=3), False),
+SAMPLERS: dict[str, Sampler] = {
+    "DDPM": samplers.by_name("ddpm"),
+    "DDIM": samplers.by_name("ddim"),
+    "Heun": samplers.by_name("heun"),
+    "DPM-Solver++(2M)": samplers.by_name("dpm_solver"),
+    "DPM-Solver++(3M)": samplers.by_name("dpm_solver_3m"),
+    "SDE-DPM-Solver++(2M)": samplers.by_name("dpm_solver_sde"),
+    "UniPC-2": samplers.by_name("unipc"),
+    "UniPC-3": Sampler(partial(unipc, order=3), log_snr_times, False),
 }
 GOAL = 12
 EVALUATIONS = [5, 7, 8, 9, 10, 11, 12, 15, 21, 31, 51]
@@ -82,22 +72,22 @@ def main(arguments: list[str] | None = None) -> None:
     truths = [ring.sample(draws, generator).float() for _ in range(seeds)]
     truths_within = [within(truth) for truth in truths]
 
-    def distances(sampler: Callable[..., Tensor], noisy: bool, times: list[int]) -> Tensor:
+    def distances(sampler: Sampler, times: Times) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         x = start_noise((seeds * draws, 2), generator)
-        x = sampler(denoiser, schedule, x, times, **({"generator": generator} if noisy else {}))
+        x = sampler(denoiser, schedule, x, times, generator=generator)
         batches = x.float().split(draws)
         return torch.tensor([energy_distance(*each) for each in zip(batches, truths, truths_within)])
 
-    reference = distances(ddpm, True, uniform_times(schedule, ancestral))
+    reference = distances(SAMPLERS["DDPM"], uniform_times(schedule, ancestral))
     mean, deviation = reference.mean().item(), reference.std().item()
     limits = {"one deviation": mean + deviation, "two standard errors": mean + 2 * deviation / seeds**0.5}
     means: dict[tuple[str, str, int], float] = {}
-    for name, (sampler, noisy) in SAMPLERS.items():
+    for name, sampler in SAMPLERS.items():
         for grid, times in GRIDS.items():
             for evaluations in reversed(evaluations_of(name)):
                 steps = (evaluations + 1) // 2 if name == "Heun" else evaluations
-                found = distances(sampler, noisy, times(schedule, steps)).mean().item()
+                found = distances(sampler, times(schedule, steps)).mean().item()
                 means[name, grid, evaluations] = found
                 if not found <= max(limits.values()):
                     break

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion_book import denoise, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
-from diffusion_book.samplers import Step, dpm_solver, euler, heun, unipc
+from diffusion_book.samplers import Step, ddim, dpm_solver, heun, unipc
 
 RESULTS = Path(__file__).parent / "results"
 SCHEDULE = schedules.EDM(sigma_max=100.0)
@@ -30,7 +30,7 @@ MEAN, VARIANCE = 0.5, 0.3
 # The sampler, its order, its evaluations a step, and the length in log σ of the first step where it must be shorter: a
 # multistep method starts with a step of lower order, which happens once and must leave no more than all others do.
 SOLVERS: dict[str, tuple[Callable[..., Tensor], int, int, Callable[[float], float]]] = {
-    "Euler (DDIM)": (euler, 1, 1, lambda h: h),
+    "Euler (DDIM)": (ddim, 1, 1, lambda h: h),
     "Heun": (heun, 2, 2, lambda h: h),
     "DPM-Solver++(2M)": (dpm_solver, 2, 1, lambda h: h),
     "DPM-Solver++(3M)": (partial(dpm_solver, order=3), 3, 1, lambda h: h**1.5),

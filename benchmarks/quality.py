@@ -31,24 +31,23 @@ from diffusion_book import data, evaluation, models, samplers, zoo
 from diffusion_book.evaluation.of_model import extractor_of
 from diffusion_book.models import Card, Model
 from diffusion_book.models.card import hardware
-from diffusion_book.samplers import karras_times, log_snr_times, uniform_times
 from diffusion_book.schedules import Discrete, Schedule
 from diffusion_book.training.loop import Precision, autocast
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs/quality")
 MODEL = "mnist-unet"
-SAMPLERS: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], bool]] = {  # with its grid; does it draw noise?
-    "DDPM": (samplers.ddpm, uniform_times, True),
-    "DDIM": (samplers.ddim, uniform_times, False),
-    "Euler": (samplers.euler, karras_times, False),
-    "Euler ancestral": (samplers.euler_ancestral, karras_times, True),
-    "Heun": (samplers.heun, karras_times, False),
-    "DPM-Solver++(2M)": (samplers.dpm_solver, log_snr_times, False),
-    "DPM-Solver++(3M)": (partial(samplers.dpm_solver, order=3), log_snr_times, False),
-    "SDE-DPM-Solver++(2M)": (partial(samplers.dpm_solver, eta=1.0), log_snr_times, True),
-    "UniPC": (samplers.unipc, log_snr_times, False),
-    "predictor-corrector": (samplers.predictor_corrector, uniform_times, True),
+SAMPLERS = {
+    "DDPM": samplers.by_name("ddpm"),
+    "DDIM": samplers.by_name("ddim"),
+    "Euler": samplers.by_name("euler"),
+    "Euler ancestral": samplers.by_name("euler_ancestral"),
+    "Heun": samplers.by_name("heun"),
+    "DPM-Solver++(2M)": samplers.by_name("dpm_solver"),
+    "DPM-Solver++(3M)": samplers.by_name("dpm_solver_3m"),
+    "SDE-DPM-Solver++(2M)": samplers.by_name("dpm_solver_sde"),
+    "UniPC": samplers.by_name("unipc"),
+    "predictor-corrector": samplers.by_name("predictor_corrector"),
 }
 UNEVEN = ("Heun", "predictor-corrector")  # that ask more than once in some steps
 EVALUATIONS = [5, 10, 15, 20, 50, 100, 250, 1000]
@@ -64,12 +63,12 @@ def digits(name: str, evaluations: int, numbers: range) -> tuple[Tensor, float]:
     """
     torch.set_num_threads(1)
     model = models.load(MODEL)
-    sample, grid, draws_noise = SAMPLERS[name]
-    times = grid(model.schedule, evaluations)
+    sampler = SAMPLERS[name]
+    times = sampler.grid(model.schedule, evaluations)
     if name in UNEVEN:  # as many steps as may be had for so many evaluations
-        grids = [grid(model.schedule, steps) for steps in range(1, evaluations + 1)]
-        times = max((g for g in grids if cost(sample, model.schedule, g) <= evaluations), key=len)
-    return _drawn(model, model.schedule, numbers, partial(sample, times=times), draws_noise)
+        grids = [sampler.grid(model.schedule, steps) for steps in range(1, evaluations + 1)]
+        times = max((g for g in grids if cost(sampler, model.schedule, g) <= evaluations), key=len)
+    return _drawn(model, model.schedule, numbers, partial(sampler, times=times))
 
 
 def flowing(tolerance: float, numbers: range) -> tuple[Tensor, float]:
@@ -81,7 +80,7 @@ def flowing(tolerance: float, numbers: range) -> tuple[Tensor, float]:
     model = dataclasses.replace(model, schedule=schedule)
     # In float32: the solver would take bfloat16's rounding for error, and halve its steps in vain.
     sample = partial(samplers.probability_flow, rtol=tolerance, atol=tolerance)
-    return _drawn(model, schedule, numbers, sample, draws_noise=False, precision="fp32")
+    return _drawn(model, schedule, numbers, lambda *start, generator: sample(*start), precision="fp32")
 
 
 def _drawn(
@@ -89,7 +88,6 @@ def _drawn(
     schedule: Schedule,
     numbers: range,
     sample: Callable[..., Tensor],
-    draws_noise: bool,
     precision: Precision = "auto",
     batch: int = 25,
 ) -> tuple[Tensor, float]:
@@ -99,9 +97,8 @@ def _drawn(
     for few in (numbers[i : i + batch] for i in range(0, len(numbers), batch)):
         generators = samplers.seeded(few)
         x_T = samplers.start_noise((len(few), 1, 28, 28), generators)
-        noise = {"generator": generators} if draws_noise else {}
         with autocast(precision, x_T.device):
-            x0 = sample(model.denoiser({"y": torch.tensor(few) % 10}), schedule, x_T, **noise)
+            x0 = sample(model.denoiser({"y": torch.tensor(few) % 10}), schedule, x_T, generator=generators)
         parts.append(x0.clamp(-1, 1))
     hook.remove()
     return torch.cat(parts), sum(asked) / len(numbers)
@@ -126,7 +123,7 @@ def kept(cell: Cell, part: int) -> tuple[Tensor, float]:
     return found["x"], found["nfe"].item()
 
 
-def cost(sample: Callable[..., Tensor], schedule: Schedule, times: Any) -> int:
+def cost(sampler: samplers.Sampler, schedule: Schedule, times: Any) -> int:
     """The evaluations of a sampler on these times, counted."""
     asked: list[Tensor] = []
 
@@ -134,7 +131,7 @@ def cost(sample: Callable[..., Tensor], schedule: Schedule, times: Any) -> int:
         asked.append(t)
         return xt
 
-    sample(denoiser, schedule, torch.zeros(1, 1), times, generator=torch.Generator().manual_seed(0))
+    sampler(denoiser, schedule, torch.zeros(1, 1), times, generator=torch.Generator().manual_seed(0))
     return len(asked)
 
 

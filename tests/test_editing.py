@@ -119,7 +119,15 @@ def test_repaint_has_the_moments_of_its_algorithm(resamplings, jump):
     x, generator = noise(1, n, 2)
     known = torch.tensor([[KNOWN, 0.0]])
     found = editing.repaint(
-        denoise.exact(PAIR, schedule), schedule, x, times, known, FIRST, generator, resamplings, jump
+        denoise.exact(PAIR, schedule),
+        schedule,
+        x,
+        times,
+        known=known,
+        mask=FIRST,
+        generator=generator,
+        resamplings=resamplings,
+        jump=jump,
     )
     mean, variance = moments(schedule, times, resamplings, jump)
     assert bool((found[:, 0] == KNOWN).all())
@@ -152,7 +160,16 @@ def test_samples_show_that_plain_replacement_is_wrong_and_resampling_less():
         x, generator = noise(2, n, 2)
         known = torch.tensor([[KNOWN, 0.0]])
         exact = denoise.exact(PAIR, schedule)
-        found = editing.repaint(exact, schedule, x, uniform_times(schedule, 50), known, FIRST, generator, rounds)
+        found = editing.repaint(
+            exact,
+            schedule,
+            x,
+            uniform_times(schedule, 50),
+            known=known,
+            mask=FIRST,
+            generator=generator,
+            resamplings=rounds,
+        )
         error[rounds] = abs(found[:, 1].mean().item() - mean) / (variance / n) ** 0.5
     assert error[1] > 20
     assert error[10] < error[1] / 5
@@ -162,8 +179,8 @@ def test_samples_show_that_plain_replacement_is_wrong_and_resampling_less():
 def test_with_everything_known_the_picture_comes_back(resamplings):
     known, generator = noise(3, 4, 2)
     found = editing.repaint(
-        lambda xt, t: xt, SCHEDULE, torch.randn(4, 2, generator=generator).double(), [100, 50, 7, 0], known,
-        torch.ones(1, dtype=torch.bool), generator, resamplings,
+        lambda xt, t: xt, SCHEDULE, torch.randn(4, 2, generator=generator).double(), [100, 50, 7, 0], known=known,
+        mask=torch.ones(1, dtype=torch.bool), generator=generator, resamplings=resamplings,
     )  # fmt: skip
     assert torch.equal(found, known)
 
@@ -171,9 +188,19 @@ def test_with_everything_known_the_picture_comes_back(resamplings):
 def test_with_nothing_known_and_one_round_it_is_ancestral_sampling():
     exact, times, nothing = denoise.exact(RING, SCHEDULE), uniform_times(SCHEDULE, 12), torch.zeros(2, dtype=torch.bool)
     x, generator = noise(4, 5, 2)
-    found = editing.repaint(exact, SCHEDULE, x, times, torch.full((2,), math.nan), nothing, generator, 1, jump=5)
+    found = editing.repaint(
+        exact,
+        SCHEDULE,
+        x,
+        times,
+        known=torch.full((2,), math.nan),
+        mask=nothing,
+        generator=generator,
+        resamplings=1,
+        jump=5,
+    )
     x, other = noise(4, 5, 2)
-    torch.testing.assert_close(found, ddpm(exact, SCHEDULE, x, times, other), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(found, ddpm(exact, SCHEDULE, x, times, generator=other), rtol=1e-13, atol=1e-13)
     assert torch.equal(generator.get_state(), other.get_state())  # and no noise more
 
 
@@ -187,10 +214,9 @@ def test_jumps_go_back_where_the_rounds_began():
         return 0 * xt
 
     x, generator = noise(5, 3, 2)
-    editing.repaint(
-        denoiser, SCHEDULE, x, [100, 80, 60, 40, 20, 0], torch.zeros(2), torch.tensor([True, False]), generator, 2, 2,
-        steps.append,
-    )  # fmt: skip
+    mask = torch.tensor([True, False])
+    options = {"known": torch.zeros(2), "mask": mask, "resamplings": 2, "jump": 2, "generator": generator}
+    editing.repaint(denoiser, SCHEDULE, x, [100, 80, 60, 40, 20, 0], **options, callback=steps.append)
     assert asked == [100, 80, 100, 80, 60, 40, 60, 40, 20]
     assert [(step.t, step.s) for step in steps[1:4]] == [(80, 60), (100, 80), (80, 60)]
     assert (steps[-1].t, steps[-1].s) == (20, 0)
@@ -209,7 +235,16 @@ def test_a_jump_back_keeps_the_marginals(schedule, times):
     point, nothing = torch.full((1,), 0.6, dtype=torch.float64), torch.zeros(1, dtype=torch.bool)
     start = process.add_noise(schedule, point.expand(n, 1), times[0], z)
     editing.repaint(
-        lambda xt, t: point.expand_as(xt), schedule, start, times, point, nothing, generator, 3, 2, steps.append
+        lambda xt, t: point.expand_as(xt),
+        schedule,
+        start,
+        times,
+        known=point,
+        mask=nothing,
+        generator=generator,
+        resamplings=3,
+        jump=2,
+        callback=steps.append,
     )
     assert [step.s for step in steps] == 3 * times[1:3] + [0]
     for step in steps[:-1]:
@@ -222,7 +257,14 @@ def test_repaint_walks_a_schedule_that_ends_in_pure_noise():
     schedule = schedules.zero_terminal_snr(SCHEDULE)
     x, generator = noise(7, 3, 2)
     found = editing.repaint(
-        denoise.exact(RING, schedule), schedule, x, [100, 50, 1, 0], torch.ones(2), FIRST, generator, 2
+        denoise.exact(RING, schedule),
+        schedule,
+        x,
+        [100, 50, 1, 0],
+        known=torch.ones(2),
+        mask=FIRST,
+        generator=generator,
+        resamplings=2,
     )
     assert bool(torch.isfinite(found).all())
 
@@ -241,14 +283,14 @@ def test_a_mask_or_picture_that_does_not_fit_is_refused(mask, known, message):
     with pytest.raises(ValueError, match=message):
         editing.inpaint(lambda xt, t: xt, known, mask)(x, torch.ones(5))
     with pytest.raises(ValueError, match=message):
-        editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known, mask, generator)
+        editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known=known, mask=mask, generator=generator)
 
 
 @pytest.mark.parametrize("bad", [{"resamplings": 0}, {"jump": 0}, {"resamplings": math.nan}, {"jump": 1.5}])
 def test_repaint_needs_a_round_and_a_step(bad):
     x, generator = noise(9, 5, 2)
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a whole number of at least 1, got"):
-        editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], x, FIRST, generator, **bad)
+        editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known=x, mask=FIRST, generator=generator, **bad)
 
 
 # SDEdit --------------------------------------------------------------------------------------------------------
@@ -260,7 +302,9 @@ def test_the_start_has_the_marginal_of_its_time(schedule, strength):
     """N(a_t x0, b_t²) at t = strength · T, which is a time of the grid; the grid goes on from there."""
     n, times = 20_000, uniform_times(schedule, 100)
     x0 = torch.tensor([0.8, -0.3], dtype=torch.float64)
-    start = editing.sdedit(schedule, x0.expand(n, 2), times, strength, torch.Generator().manual_seed(0))
+    start = editing.sdedit(
+        schedule, x0.expand(n, 2), times, strength=strength, generator=torch.Generator().manual_seed(0)
+    )
     assert start.times[0] == pytest.approx(strength * schedule.T, rel=1e-7)
     assert list(start.times) == list(check_times(schedule, times)[-len(start.times) :])
     _, a, b = map(float, schedule.at(start.times[0]))
@@ -276,7 +320,7 @@ def test_a_start_goes_straight_into_a_sampler():
     guide, kept = torch.full((n, 1), 0.9, dtype=torch.float64), []
     for strength in (0.2, 0.5, 0.8, 1.0):
         generator = torch.Generator().manual_seed(1)
-        start = editing.sdedit(schedule, guide, uniform_times(schedule, 100), strength, generator)
+        start = editing.sdedit(schedule, guide, uniform_times(schedule, 100), strength=strength, generator=generator)
         found = heun(denoise.exact(data, schedule), schedule, *start)
         a, b = math.cos(0.5 * math.pi * strength), math.sin(0.5 * math.pi * strength)
         scale = s / math.hypot(a * s, b)
@@ -291,26 +335,30 @@ def test_the_nearest_time_of_the_grid_is_taken_and_at_least_one_step():
     x0, generator = torch.zeros(1, 2), torch.Generator()
     times = [100, 60, 30, 2, 0]
     for strength, first in ((1.0, 100), (0.7, 60), (0.44, 30), (0.1, 2), (1e-6, 2)):
-        assert editing.sdedit(SCHEDULE, x0, times, strength, generator).times[0] == first
+        assert editing.sdedit(SCHEDULE, x0, times, strength=strength, generator=generator).times[0] == first
     karras = karras_times(schedules.EDM(), 10)
-    assert editing.sdedit(schedules.EDM(), x0, karras, 0.01, generator).times[-1] == 0
+    assert editing.sdedit(schedules.EDM(), x0, karras, strength=0.01, generator=generator).times[-1] == 0
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, math.nan])
 def test_a_strength_outside_its_range_is_refused(strength):
     with pytest.raises(ValueError, match=r"strength must lie in \(0, 1\]"):
-        editing.sdedit(SCHEDULE, torch.zeros(1, 2), [100, 0], strength, torch.Generator())
+        editing.sdedit(SCHEDULE, torch.zeros(1, 2), [100, 0], strength=strength, generator=torch.Generator())
 
 
 def test_a_bad_grid_or_picture_is_refused():
     with pytest.raises(ValueError, match="must end at the data"):
-        editing.sdedit(SCHEDULE, torch.zeros(1, 2), [100, 50], 0.5, torch.Generator())
+        editing.sdedit(SCHEDULE, torch.zeros(1, 2), [100, 50], strength=0.5, generator=torch.Generator())
     with pytest.raises(ValueError, match=r"a batch must be floating point, got torch\.int64"):
-        editing.sdedit(SCHEDULE, torch.zeros(1, 2, dtype=torch.long), [100, 0], 0.5, torch.Generator())
+        editing.sdedit(
+            SCHEDULE, torch.zeros(1, 2, dtype=torch.long), [100, 0], strength=0.5, generator=torch.Generator()
+        )
     with pytest.raises(ValueError, match=r"a batch must be a tensor \[B, …\], got NoneType"):
-        editing.sdedit(SCHEDULE, None, [100, 0], 0.5, torch.Generator())
+        editing.sdedit(SCHEDULE, None, [100, 0], strength=0.5, generator=torch.Generator())
     with pytest.raises(ValueError, match=r"a batch must be a tensor \[B, …\], got NoneType"):
-        editing.repaint(lambda xt, t: xt, SCHEDULE, None, [100, 0], torch.zeros(1, 2), FIRST, torch.Generator())
+        editing.repaint(
+            lambda xt, t: xt, SCHEDULE, None, [100, 0], known=torch.zeros(1, 2), mask=FIRST, generator=torch.Generator()
+        )
 
 
 # Slerp ---------------------------------------------------------------------------------------------------------
@@ -391,7 +439,9 @@ def test_repaint_names_the_step_of_a_number_that_is_not_finite():
         return xt * float("nan") if t[0] <= 50 else xt
 
     with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 50 \(step 2 of 2\)"):
-        editing.repaint(denoiser, schedule, x, [100, 50, 0], x, FIRST, torch.Generator(), 1)
+        editing.repaint(
+            denoiser, schedule, x, [100, 50, 0], known=x, mask=FIRST, generator=torch.Generator(), resamplings=1
+        )
 
 
 def test_bytes_are_not_put_into_a_picture():
@@ -400,8 +450,9 @@ def test_bytes_are_not_put_into_a_picture():
     for known, message in ((x.byte(), r"known must be floating point, got torch\.uint8"), (x.numpy(), "got ndarray")):
         with pytest.raises(ValueError, match=message):
             editing.inpaint(lambda xt, t: xt, known, everywhere)(x, torch.ones(2))
+        options = {"known": known, "mask": everywhere, "generator": torch.Generator()}
         with pytest.raises(ValueError, match=message):
-            editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], known, everywhere, torch.Generator())
+            editing.repaint(lambda xt, t: xt, SCHEDULE, x, [100, 0], **options)
     with pytest.raises(ValueError, match=r"mask must be a tensor of bool, .* got ndarray"):
         editing.inpaint(lambda xt, t: xt, x, everywhere.numpy())
     with pytest.raises(ValueError, match=r"a noise must be floating point, got torch\.uint8"):

@@ -454,7 +454,7 @@ def test_a_guided_denoiser_runs_under_a_sampler(generator):
 
     guided = guidance.classifier(denoise.exact(pair, schedule), schedule, log_second)
     start = start_noise((n, 2), generator, torch.float64)
-    x = ddpm(guided, schedule, start, uniform_times(schedule, 50), generator)
+    x = ddpm(guided, schedule, start, uniform_times(schedule, 50), generator=generator)
     assert bool(((x.mean(0) - pair.mean[1]).abs() < 4 * 0.5 / n**0.5).all())
 
 
@@ -536,7 +536,14 @@ def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
         for label in (1, 2)
     )
     start, w = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), 2.5
-    found = ddpm(guidance.classifier_free(c, u, w), SCHEDULE, start, uniform_times(SCHEDULE, 100), generator, "learned")
+    found = ddpm(
+        guidance.classifier_free(c, u, w),
+        SCHEDULE,
+        start,
+        uniform_times(SCHEDULE, 100),
+        generator=generator,
+        variance="learned",
+    )
     again, x = torch.Generator().manual_seed(generator.initial_seed()), start
     torch.randn(5, 3, 2, generator=again, dtype=torch.float64)
     alpha_bar, beta = SCHEDULE.alpha_bar, SCHEDULE.beta

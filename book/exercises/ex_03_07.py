@@ -50,7 +50,12 @@ def check(sampled_variance):
         start = samplers.start_noise((n, 1), generator, dtype=torch.float64)
         simulated = float(
             samplers.ddpm(
-                denoiser, schedule, start, times, generator, variance
+                denoiser,
+                schedule,
+                start,
+                times,
+                generator=generator,
+                variance=variance,
             ).var()
         )
         found = float(sampled_variance(schedule, s2, times, variance))

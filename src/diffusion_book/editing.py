@@ -14,7 +14,7 @@ from diffusion_book._checks import at_least, check_floating
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import add_noise, step_coefficients
-from diffusion_book.samplers.common import Callback, Step, coefficients, denoise_at, posterior_steps
+from diffusion_book.samplers.common import Callback, Step, denoise_at, walk
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Discrete, Schedule, expand
 
@@ -50,11 +50,12 @@ def repaint(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
+    *,
     known: Tensor,
     mask: Tensor,
-    generator: Generators,
     resamplings: int = 10,
     jump: int = 1,
+    generator: Generators,
     callback: Callback | None = None,
 ) -> Tensor:
     """Ancestral sampling in which the known part follows its own noised version, with jumps back. Chapter 14.
@@ -66,10 +67,10 @@ def repaint(
         denoiser: (x_t, t) → x̂0, which knows nothing of the mask.
         xt: [B, …] the start, at times[0]. times: falling times that end in 0.
         known, mask: as in `inpaint`.
-        generator: one, or one for each example.
         resamplings: rounds at each place, U in the paper; 1 is plain replacement, and with nothing known it is `ddpm`.
         jump: how many steps of the grid a round takes, their jump length. The step to 0 is always taken
             once: it adds no noise, so that walking back from it would not keep the distribution.
+        generator: one, or one for each example.
         callback: told of each step towards the data.
 
     Returns:
@@ -83,22 +84,20 @@ def repaint(
     """
     at_least(1, resamplings=resamplings, jump=jump)
     _check_mask(mask)
-    times = check_times(schedule, times)
+    moves = walk(schedule, times)
     keep, wanted = _fit(xt, known, mask)
-    a, b, _ = coefficients(schedule, times)
-    posterior = posterior_steps(schedule, times)
-    for i, j in _visits(len(times) - 1, resamplings, jump):
-        if j < i:  # back: x_t from x_s, with i the index of s
-            a_ts, std_ts = (float(value) for value in step_coefficients(schedule, times[j], times[i]))
+    for i, j in _visits(len(moves), resamplings, jump):
+        m = moves[i]
+        if j < i:  # back to more noise: from the start of this move to that of an earlier one
+            a_ts, std_ts = (float(value) for value in step_coefficients(schedule, moves[j].t, m.t))
             xt = a_ts * xt + std_ts * randn_like(xt, generator)
             continue
-        x0_hat = denoise_at(denoiser, xt, times[i], f" (step {i + 1} of {len(times) - 1})")
-        c_0, c_t, std = posterior[i]
+        x0_hat = denoise_at(denoiser, xt, m)
         # A place is known or unknown, so one draw serves both.
-        noise = randn_like(xt, generator) if times[j] > 0 else torch.zeros_like(xt)
-        xt = torch.where(keep, a[j] * wanted + b[j] * noise, c_0 * x0_hat + c_t * xt + std * noise)
+        noise = randn_like(xt, generator) if m.s > 0 else torch.zeros_like(xt)
+        xt = torch.where(keep, m.a_s * wanted + m.b_s * noise, m.c_0 * x0_hat + m.c_t * xt + m.std * noise)
         if callback is not None:
-            callback(Step(times[i], times[j], xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt
 
 
@@ -112,12 +111,12 @@ class Start(NamedTuple):
     times: Times
 
 
-def sdedit(schedule: Schedule, x0: Tensor, times: Times, strength: float, generator: Generators) -> Start:
+def sdedit(schedule: Schedule, x0: Tensor, times: Times, *, strength: float, generator: Generators) -> Start:
     """Start from a noised picture rather than from noise (Meng et al. 2022, algorithm 1). Chapter 14.
 
     What the noise hides is drawn anew, and what it does not is kept: coarse shapes outlast fine ones.
 
-        start = sdedit(schedule, sketch, uniform_times(schedule, 50), 0.6, generator)
+        start = sdedit(schedule, sketch, uniform_times(schedule, 50), strength=0.6, generator=generator)
         picture = ddim(denoiser, schedule, *start)
 
     Args:
@@ -185,7 +184,7 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
 
 
 def _visits(steps: int, resamplings: int, jump: int) -> Iterator[tuple[int, int]]:
-    """The moves between the grid's indices: (i, i + 1) towards the data, (i, j) with j < i back to more noise."""
+    """Whence and whither, by the grid's indices: (i, i + 1) towards the data, (i, j) with j < i back to more noise."""
     last = steps - 1  # the index before the end; nothing walks back from the end itself
     for start in range(0, last, jump):
         stop = min(start + jump, last)

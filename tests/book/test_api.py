@@ -88,6 +88,8 @@ OF_NO_PAPER = {
     "samplers.seeded": "makes torch's generators",
     "losses.by_time": "means of what was logged",
     "samplers.Step": "what a callback is told",
+    "samplers.Sampler": "a row of the table",
+    "samplers.by_name": "looks up those that name theirs",
     "denoise.ExactPosteriorMean": "an interface",
     "denoise.exact": "asks the distribution, which knows the closed form",
     "denoise.x0_of": "takes a part of a record",
@@ -320,8 +322,9 @@ def test_the_first_sentence(doc, expected):
     ("name", "expected"),
     [
         (
-            "samplers.euler",
-            "(denoiser: Denoiser, schedule: Schedule, xt: Tensor, times: Times, callback: Callback | None=None)",
+            "samplers.unipc",
+            "(denoiser: Denoiser, schedule: Schedule, xt: Tensor, times: Times, *, order: int=2, "
+            "callback: Callback | None=None)",
         ),
         ("process.Gaussian", "(mean: Tensor, std: Tensor)"),
         ("schedules.Discrete", "(beta: Tensor)"),

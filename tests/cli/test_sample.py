@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffusion_book import data, models, nn, samplers, schedules
 from diffusion_book.data import pictures
-from diffusion_book.models.draw import SAMPLERS
+from diffusion_book.samplers import SAMPLERS
 from diffusion_book.training import checkpoint
 
 

@@ -1,5 +1,6 @@
 """What the samplers share, and what holds for each of them."""
 
+import inspect
 import re
 from itertools import pairwise
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ from walks import (
     perfect_network,
 )
 
-from diffusion_book import denoise, guidance, predictions, samplers, schedules
+from diffusion_book import denoise, guidance, predictions, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.samplers import (
     Step,
+    ddim,
     ddim_invert,
     karras_times,
     leading_times,
@@ -28,6 +30,7 @@ from diffusion_book.samplers import (
     quadratic_times,
     start_noise,
     uniform_times,
+    walk,
 )
 from diffusion_book.samplers.common import combine, denoise_at
 
@@ -134,7 +137,7 @@ def test_the_ring_is_sampled_on_every_schedule(name, schedule):
     assert len(set(torch.cdist(found, RING.mean).argmin(1).tolist())) == 8  # all of them, by 64 examples
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddpm-learned"])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddpm_learned"])
 def test_a_learned_variance_is_left_aside_by_who_has_no_use_for_it(name):
     schedule, exact = on(name), denoise.exact(RING, on(name))
 
@@ -186,7 +189,7 @@ def test_the_callback_sees_every_step_without_copies(name):
     assert all(step.xs.shape == step.x0_hat.shape == x.shape for step in steps)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "heun-churn"])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "heun_churn"])
 def test_the_denoiser_is_asked_at_the_times_of_the_grid(name):
     """A step that disagrees with its own grid: each x̂0 must be asked for at the time that x_t is at."""
     asked, steps = [], []
@@ -220,7 +223,7 @@ def test_real_times_are_told_in_double_precision(name):
     x, generator = noise(2, torch.float32)
     SAMPLERS[name](lambda xt, t: asked.append(t) or exact(xt, t), schedule, x, times, generator)
     assert all(t.dtype == torch.float64 for t in asked)
-    assert {0.7, 0.1} <= {float(t[0]) for t in asked} or name == "heun-churn"  # which also visits times above these
+    assert {0.7, 0.1} <= {float(t[0]) for t in asked} or name == "heun_churn"  # which also visits times above these
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -293,7 +296,7 @@ def test_the_last_step_draws_no_noise(name):
     schedule = on(name)
     SAMPLERS[name](denoise.exact(RING, schedule), schedule, x, [90, 40, 10, 0], generator)
     # Churn draws before a step, so also before the last; 90 is so near to T = 100 that there is no room for it.
-    for _ in range(4 if name == "predictor-corrector" else 2):
+    for _ in range(4 if name == "predictor_corrector" else 2):
         torch.randn(5, 2, generator=other, dtype=torch.float64)
     assert torch.equal(generator.get_state(), other.get_state())
 
@@ -404,7 +407,7 @@ def test_a_denoiser_of_another_shape_is_refused(name):
     ],
 )
 def test_a_denoiser_that_returns_no_tensor_is_refused(name, answer, message):
-    sampler = SAMPLERS["ddpm" if name == "ddpm-learned" else name]  # whose v here needs a tensor
+    sampler = SAMPLERS["ddpm" if name == "ddpm_learned" else name]  # whose v here needs a tensor
     with pytest.raises(ValueError, match=re.escape(f"the denoiser must return a tensor, {message}")):
         sampler(lambda xt, t: answer(xt), on(name), torch.zeros(5, 2), [100, 50, 0], torch.Generator())
 
@@ -483,9 +486,101 @@ def test_the_start_has_the_schedules_own_scale(schedule):
 
 
 def test_denoise_at_tells_the_time_to_the_whole_batch():
-    seen = []
-    denoise_at(lambda xt, t: seen.append(t.tolist()) or xt, torch.zeros(3, 2), 17)
-    assert seen == [[17, 17, 17]]
+    seen, (first, _) = [], walk(SCHEDULE, [17, 5, 0])
+    denoise_at(lambda xt, t: seen.append(t.tolist()) or xt, torch.zeros(3, 2), first)
+    denoise_at(lambda xt, t: seen.append(t.tolist()) or xt, torch.zeros(3, 2), first, first.s)
+    assert seen == [[17, 17, 17], [5, 5, 5]]
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+def test_the_moves_of_a_walk_hold_the_schedules_own_numbers(schedule):
+    """To the last digit those of `at` and of the posterior, one time after the other."""
+    times = uniform_times(schedule, 7)
+    moves = walk(schedule, times)
+    assert [(m.t, m.s) for m in moves] == list(pairwise(times))
+    assert [(m.number, m.of) for m in moves] == [(i, 7) for i in range(1, 8)]
+    for m in moves:
+        at_t, at_s = schedule.at(m.t), schedule.at(m.s)
+        assert (m.a_t, m.b_t, m.a_s, m.b_s) == tuple(map(float, (at_t.a, at_t.b, at_s.a, at_s.b)))
+        assert (m.sigma_t, m.sigma_s) == (float(at_t.sigma), float(at_s.sigma))
+        assert (m.c_0, m.c_t, m.std) == tuple(map(float, process.posterior_coefficients(schedule, m.t, m.s)))
+        assert {type(value) for value in m[2:9]} == {float}
+
+
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES, ids=repr)
+def test_a_move_of_each_example_is_ddims_step(schedule, generator):
+    """`process.move` at [B] times, one for each example, and `ddim` on each of them alone."""
+    x, x0 = (start_noise((6, 2), generator, torch.float64) for _ in range(2))
+    times = uniform_times(schedule, 7)
+    found = process.move(schedule, x, x0, times[:6], times[1:7])
+    for i in range(6):
+        steps: list[Step] = []
+        grid = sorted({times[i], times[i + 1], 0}, reverse=True)
+        ddim(lambda xt, t: x0[i : i + 1], schedule, x[i : i + 1], grid, callback=steps.append)  # noqa: B023
+        torch.testing.assert_close(found[i : i + 1], steps[0].xs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.Flow(), schedules.EDM(), schedules.VP()], ids=repr)
+def test_a_move_there_and_back_changes_nothing(schedule, generator):
+    """With one x̂0 it is the line x = a x̂0 + b ε̂, walked either way."""
+    x, x0 = (start_noise((5, 2), generator, torch.float64, schedule=schedule) for _ in range(2))
+    t, s = torch.full((5,), schedule.T), schedule.time_at(torch.full((5,), 1.0))
+    there = process.move(schedule, x, x0, t, s)
+    torch.testing.assert_close(process.move(schedule, there, x0, s, t), x, rtol=1e-12, atol=1e-12)
+    _, a, b = schedule.at(t).like(x)
+    _, a_s, b_s = schedule.at(s).like(x)
+    torch.testing.assert_close(there, a_s * x0 + b_s * (x - a * x0) / b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_move_is_checked():
+    x = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"x̂0 must have the shape of x_t, \(2, 3\), got \(2, 1\)"):
+        process.move(SCHEDULE, x, x[:, :1], 5, 4)
+    with pytest.raises(ValueError, match=r"t must lie in 1 … 100"):
+        process.move(SCHEDULE, x, x, 0, 4)
+    with pytest.raises(ValueError, match=r"t must lie in 0 … 100"):
+        process.move(SCHEDULE, x, x, 4, 101)
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_sampler_by_name_is_its_loop_on_its_grid(name, generator):
+    """Called like every other; who draws no noise leaves the generator aside, and who does draws from it."""
+    sampler = samplers.by_name(name.replace("_", "-").upper())
+    assert sampler is samplers.SAMPLERS[name]
+    times = sampler.grid(SCHEDULE, 6)
+    assert times == {"ddim": uniform_times, "euler": karras_times}.get(name, sampler.grid)(SCHEDULE, 6)
+    x, exact, seen = start_noise((4, 2), generator), denoise.exact(RING, SCHEDULE), []
+    before = generator.get_state()
+    found = sampler(exact, SCHEDULE, x, times, generator=generator, callback=seen.append)
+    assert len(seen) == 6
+    assert torch.equal(found, seen[-1].xs)
+    assert torch.equal(before, generator.get_state()) == (not sampler.draws_noise)
+    function = getattr(samplers, name, None)
+    if function is not None:
+        options = {"generator": generator} if sampler.draws_noise else {}
+        generator.set_state(before)
+        assert torch.equal(function(exact, SCHEDULE, x, times, **options), found)
+
+
+def test_an_unknown_sampler_is_refused_with_the_list_of_known_ones():
+    with pytest.raises(
+        ValueError, match=r"unknown sampler 'huen' \(did you mean 'heun'\?\); choose one of ddpm, ddim,"
+    ):
+        samplers.by_name("huen")
+
+
+@pytest.mark.parametrize("name", [*samplers.SAMPLERS, "ddim_invert", "probability_flow", "encode", "log_likelihood"])
+def test_options_come_by_name_and_in_one_order(name):
+    """The sampler's own, then the generator, then the callback, all behind what every sampler takes."""
+    loop = samplers.SAMPLERS[name].loop if name in samplers.SAMPLERS else getattr(samplers, name)
+    loop = getattr(loop, "func", loop)
+    parameters = inspect.signature(loop).parameters
+    places = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    options = [p.name for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert places[:2] == ["denoiser", "schedule"]
+    assert places[2:] in (["xt", "times"], ["x0", "times"], ["xt"], ["x0"])
+    last = [option for option in ("generator", "callback") if option in options]
+    assert options[len(options) - len(last) :] == last
 
 
 def test_combine_is_the_sum_that_it_says(generator):

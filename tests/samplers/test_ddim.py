@@ -1,6 +1,7 @@
 """DDIM against diffusers, closed forms and DDPM."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,11 +15,10 @@ from hypothesis import strategies as st
 from diffusion_book import denoise, process, schedules
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.samplers import (
+    by_name,
     ddim,
     ddim_invert,
     ddpm,
-    euler,
-    euler_ancestral,
     karras_times,
     start_noise,
     uniform_times,
@@ -47,7 +47,7 @@ def test_the_loop_is_that_of_diffusers(spacing, prediction, name, eta, double, g
         output = network(x, torch.full((4,), int(k) + 1))
         x = theirs.step(output, k, x, eta=eta, generator=noise).prev_sample
     denoiser = denoise.from_network(network, schedule, prediction)
-    found = ddim(denoiser, schedule, start, times, eta, torch.Generator().manual_seed(7))
+    found = ddim(denoiser, schedule, start, times, eta=eta, generator=torch.Generator().manual_seed(7))
     # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
@@ -68,15 +68,15 @@ def test_euler_and_its_ancestral_form_are_those_of_diffusers(scheduler, steps, d
     denoiser, times = denoise.from_network(network, schedule, "eps"), uniform_times(schedule, steps)
     assert [int(k) + 1 for k in theirs.timesteps] == times[:-1]
     if scheduler is EulerDiscreteScheduler:
-        found = euler(denoiser, schedule, start, times)
+        found = by_name("euler")(denoiser, schedule, start, times)
     else:
-        found = euler_ancestral(denoiser, schedule, start, times, torch.Generator().manual_seed(7))
+        found = by_name("euler_ancestral")(denoiser, schedule, start, times, generator=torch.Generator().manual_seed(7))
     # Theirs adds and subtracts numbers of size σ_T = 157.
     torch.testing.assert_close(found, x, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_euler_ancestral_is_that_of_k_diffusion(eta, generator):
+def test_the_ancestral_euler_of_k_diffusion_is_ddim(eta, generator):
     """`get_ancestral_step` and `sample_euler_ancestral`, as printed there, on σ = 80 … 0."""
     schedule = schedules.EDM()
     denoiser, sigmas = denoise.exact(ring_of_gaussians(), schedule), karras_times(schedule, 12)
@@ -92,12 +92,12 @@ def test_euler_ancestral_is_that_of_k_diffusion(eta, generator):
             d = (x - denoised) / sigma_from
             x = x + d * (sigma_down - sigma_from)
             x = x + torch.randn(5, 2, generator=noise, dtype=x.dtype) * sigma_up * (eta > 0)
-    found = euler_ancestral(denoiser, schedule, start, sigmas, torch.Generator().manual_seed(7), eta)
+    found = ddim(denoiser, schedule, start, sigmas, eta=eta, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(found, x, rtol=1e-10, atol=1e-10)
 
 
 def test_euler_is_of_first_order(order_of):
-    assert order_of(euler, [40, 80, 160, 320]) == pytest.approx(1, abs=0.05)
+    assert order_of(ddim, [40, 80, 160, 320]) == pytest.approx(1, abs=0.05)
 
 
 @given(
@@ -111,10 +111,10 @@ def test_with_eta_one_a_step_is_the_step_of_ddpm(name, seed, times):
     generator = torch.Generator().manual_seed(seed)
     x, x0 = (torch.randn(3, 2, generator=generator, dtype=torch.float64) for _ in range(2))
     found = []
-    for sample in (ddpm, lambda *args, callback: ddim(*args[:4], 1.0, args[4], callback)):
+    for sample in (ddpm, partial(ddim, eta=1.0)):
         steps = []
         noise = torch.Generator().manual_seed(seed)
-        sample(lambda xt, t: x0, schedule, x, [t, s, 0], noise, callback=steps.append)
+        sample(lambda xt, t: x0, schedule, x, [t, s, 0], generator=noise, callback=steps.append)
         found.append(steps[0].xs)
     torch.testing.assert_close(found[0], found[1], rtol=1e-8, atol=1e-8)
 
@@ -128,7 +128,15 @@ def test_every_eta_keeps_the_marginals(eta, t, s, generator):
         torch.randn(n, 1, generator=generator, dtype=torch.float64)
     )
     steps = []
-    ddim(lambda xt, t: torch.full_like(xt, x0), schedule, x, [t, s, 0], eta, generator, steps.append)
+    ddim(
+        lambda xt, t: torch.full_like(xt, x0),
+        schedule,
+        x,
+        [t, s, 0],
+        eta=eta,
+        generator=generator,
+        callback=steps.append,
+    )
     b = math.sqrt(1 - schedule.alpha_bar[s].item())
     mean = math.sqrt(schedule.alpha_bar[s].item()) * x0
     assert steps[0].xs.mean().item() == pytest.approx(mean, abs=4 * b / n**0.5)
@@ -167,12 +175,12 @@ def test_without_noise_no_generator_is_used(generator):
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan"), float("inf")])
 def test_eta_outside_its_range_is_refused(eta):
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\] \(0 deterministic, 1 ancestral\), got"):
-        ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], eta, torch.Generator())
+        ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], eta=eta, generator=torch.Generator())
 
 
 def test_noise_without_a_generator_is_refused():
     with pytest.raises(ValueError, match=r"eta > 0 draws noise, so pass a torch\.Generator; eta = 0 needs none"):
-        ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], 0.5)
+        ddim(lambda xt, t: xt, schedules.linear(100), torch.zeros(1, 1), [100, 0], eta=0.5)
 
 
 def gaussian(schedule: schedules.Schedule, variance: float):
@@ -205,7 +213,7 @@ def test_each_iteration_of_the_inversion_leaves_the_share_of_the_error_that_the_
     share = b**2 / (a**2 * variance + b**2)  # at s = 0, where b_s is 0
     exact = x0 * (a**2 * variance + b**2) / (a * variance)  # of which the one step makes x0
     for iterations in (1, 2, 5, 20):
-        found = ddim_invert(denoiser, schedule, x0, [t, 0], iterations)
+        found = ddim_invert(denoiser, schedule, x0, [t, 0], iterations=iterations)
         # The first guess is x_s = x0 itself.
         torch.testing.assert_close(found - exact, share**iterations * (x0 - exact), rtol=1e-9, atol=1e-12)
 
@@ -231,4 +239,4 @@ def test_inversion_from_where_nothing_is_left_is_refused():
 @pytest.mark.parametrize("iterations", [0, -1, float("nan"), 1.5])
 def test_inversion_without_an_iteration_is_refused(iterations):
     with pytest.raises(ValueError, match="iterations must be a whole number of at least 1, got"):
-        ddim_invert(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], iterations)
+        ddim_invert(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], iterations=iterations)

@@ -45,7 +45,7 @@ def test_the_loop_is_that_of_diffusers(schedule, options, prediction, name, vari
     for k in theirs.timesteps:
         x = theirs.step(network(x, torch.full((4,), int(k) + 1)), k, x, generator=noise).prev_sample
     denoiser = denoise.from_network(network, schedule, prediction)
-    found = ddpm(denoiser, schedule, start, times, torch.Generator().manual_seed(7), variance)
+    found = ddpm(denoiser, schedule, start, times, generator=torch.Generator().manual_seed(7), variance=variance)
     # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
@@ -68,7 +68,7 @@ def test_the_learned_variance_is_that_of_diffusers(steps, double, generator):
     for k in theirs.timesteps:
         x = theirs.step(two_heads(x, torch.full((4,), int(k) + 1)), k, x, generator=noise).prev_sample
     denoiser = denoise.from_network_with_variance(two_heads, schedule, "eps")
-    found = ddpm(denoiser, schedule, start, times, torch.Generator().manual_seed(7), "learned")
+    found = ddpm(denoiser, schedule, start, times, generator=torch.Generator().manual_seed(7), variance="learned")
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
@@ -82,11 +82,15 @@ def test_the_ends_of_the_learned_variance_are_the_small_and_the_large(v, varianc
     def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
         return denoise.WithVariance(exact(xt, t), torch.full_like(xt, v))
 
-    learned = ddpm(with_variance, schedule, x, times, one, "learned")
-    torch.testing.assert_close(learned, ddpm(exact, schedule, x, times, other, variance), rtol=1e-10, atol=1e-10)
+    learned = ddpm(with_variance, schedule, x, times, generator=one, variance="learned")
+    torch.testing.assert_close(
+        learned, ddpm(exact, schedule, x, times, generator=other, variance=variance), rtol=1e-10, atol=1e-10
+    )
     # A denoiser that says a variance may be sampled without it.
-    again = ddpm(with_variance, schedule, x, times, torch.Generator().manual_seed(3), variance)
-    assert torch.equal(again, ddpm(exact, schedule, x, times, torch.Generator().manual_seed(3), variance))
+    again = ddpm(with_variance, schedule, x, times, generator=torch.Generator().manual_seed(3), variance=variance)
+    assert torch.equal(
+        again, ddpm(exact, schedule, x, times, generator=torch.Generator().manual_seed(3), variance=variance)
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -97,7 +101,14 @@ def test_a_learned_variance_that_is_not_finite_is_blamed_on_its_step(bad):
         return denoise.WithVariance(torch.zeros_like(xt), v)
 
     with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 3 \(step 2 of 3\)"):
-        ddpm(denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 1, 0], torch.Generator(), "learned")
+        ddpm(
+            denoiser,
+            schedules.linear(),
+            torch.zeros(2, 2),
+            [5, 3, 1, 0],
+            generator=torch.Generator(),
+            variance="learned",
+        )
 
 
 def test_a_learned_variance_of_another_shape_is_called_by_its_name():
@@ -105,12 +116,21 @@ def test_a_learned_variance_of_another_shape_is_called_by_its_name():
         return denoise.WithVariance(xt, torch.zeros(2, 1))
 
     with pytest.raises(ValueError, match=r"the denoiser must return v of shape \(2, 2\), got \(2, 1\) at t = 5"):
-        ddpm(denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 0], torch.Generator(), "learned")
+        ddpm(
+            denoiser, schedules.linear(), torch.zeros(2, 2), [5, 3, 0], generator=torch.Generator(), variance="learned"
+        )
 
 
 def test_a_learned_variance_needs_a_denoiser_that_says_one():
     with pytest.raises(ValueError, match=r"make it with denoise\.from_network_with_variance"):
-        ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 3, 0], torch.Generator(), "learned")
+        ddpm(
+            lambda xt, t: xt,
+            schedules.linear(),
+            torch.zeros(1, 1),
+            [5, 3, 0],
+            generator=torch.Generator(),
+            variance="learned",
+        )
 
 
 MIXTURE = GaussianMixture(
@@ -151,7 +171,7 @@ def test_gaussian_data_end_with_the_variance_of_the_linear_recursion(variance, s
         torch.full((1, 1, 1), variance, dtype=torch.float64),
     )
     x = start_noise((n, 1), generator, torch.float64)
-    x = ddpm(denoise.exact(data, schedule), schedule, x, times, generator)
+    x = ddpm(denoise.exact(data, schedule), schedule, x, times, generator=generator)
     expected = variance_after_all_steps(schedule, times, variance)
     assert x.var().item() == pytest.approx(expected, rel=4 * (2 / n) ** 0.5)
 
@@ -161,7 +181,7 @@ def test_exact_denoising_draws_from_the_data(generator):
     schedule, n = schedules.linear(), 4000
     times = uniform_times(schedule, 200)
     x = start_noise((n, 2), generator, torch.float64)
-    x = ddpm(denoise.exact(MIXTURE, schedule), schedule, x, times, generator)
+    x = ddpm(denoise.exact(MIXTURE, schedule), schedule, x, times, generator=generator)
     mean = MIXTURE.weight @ MIXTURE.mean
     offset = MIXTURE.mean - mean
     cov = torch.einsum("k,kij->ij", MIXTURE.weight, MIXTURE.cov + offset[:, :, None] * offset[:, None, :])
@@ -190,7 +210,15 @@ def test_the_two_variances_bound_that_of_unit_gaussian_data(variance, generator)
     schedule, n, t, s = schedules.linear(), 40_000, 1000, 600
     steps = []
     x = start_noise((n, 1), generator, torch.float64)
-    ddpm(lambda xt, t: schedule.at(t).like(xt).a * xt, schedule, x, [t, s, 0], generator, variance, steps.append)
+    ddpm(
+        lambda xt, t: schedule.at(t).like(xt).a * xt,
+        schedule,
+        x,
+        [t, s, 0],
+        generator=generator,
+        variance=variance,
+        callback=steps.append,
+    )
     alpha_ts = (schedule.alpha_bar[t] / schedule.alpha_bar[s]).item()
     step = 1 - alpha_ts
     if variance == "small":
@@ -206,7 +234,7 @@ def test_one_step_draws_from_the_posterior(generator):
     x = torch.full((n, 1), 0.7, dtype=torch.float64)
     x0 = torch.full((n, 1), -0.4, dtype=torch.float64)
     steps = []
-    ddpm(lambda xt, t: x0, schedule, x, [60, 40, 0], generator, callback=steps.append)
+    ddpm(lambda xt, t: x0, schedule, x, [60, 40, 0], generator=generator, callback=steps.append)
     q = process.posterior(schedule, x[:1], x0[:1], 60, 40)
     assert steps[0].xs.mean().item() == pytest.approx(q.mean.item(), abs=4 * q.std.item() / n**0.5)
     assert steps[0].xs.std().item() == pytest.approx(q.std.item(), rel=4 / (2 * n) ** 0.5)
@@ -214,4 +242,11 @@ def test_one_step_draws_from_the_posterior(generator):
 
 def test_an_unknown_variance_is_refused_with_the_list_of_known_ones():
     with pytest.raises(ValueError, match="variance must be 'small', 'large' or 'learned', got 'fixed_small'"):
-        ddpm(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [5, 0], torch.Generator(), "fixed_small")
+        ddpm(
+            lambda xt, t: xt,
+            schedules.linear(),
+            torch.zeros(1, 1),
+            [5, 0],
+            generator=torch.Generator(),
+            variance="fixed_small",
+        )

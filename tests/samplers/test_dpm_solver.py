@@ -63,7 +63,7 @@ def test_the_loop_is_that_of_diffusers(order, steps, prediction, name, double, g
     x = start_noise((4, 3), generator, torch.float64)
     times, expected = their_loop(theirs, steps, x)
     assert times == uniform_times(schedule, steps)
-    found = dpm_solver(denoise.from_network(network, schedule, prediction), schedule, x, times, order)
+    found = dpm_solver(denoise.from_network(network, schedule, prediction), schedule, x, times, order=order)
     # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -82,7 +82,7 @@ def test_the_sde_form_is_that_of_diffusers_with_the_same_noise(order, double, ge
     x = start_noise((4, 3), generator, torch.float64)
     times, expected = their_loop(theirs, 20, x, torch.Generator().manual_seed(3))
     denoiser = denoise.from_network(network, schedule, "eps")
-    found = dpm_solver(denoiser, schedule, x, times, order, 1.0, torch.Generator().manual_seed(3))
+    found = dpm_solver(denoiser, schedule, x, times, order=order, eta=1.0, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -115,7 +115,16 @@ def test_the_third_order_step_is_that_of_k_diffusion_but_for_its_half_curvature(
             x = x + to * math.sqrt(-math.expm1(-2 * h * eta)) * torch.randn(6, 2, generator=noise, dtype=x.dtype)
         denoised_1, denoised_2, h_1, h_2 = denoised, denoised_1, h, h_1
     seen: list[Step] = []
-    dpm_solver(denoiser, schedule, start, times, 3, eta, torch.Generator().manual_seed(5), seen.append)
+    dpm_solver(
+        denoiser,
+        schedule,
+        start,
+        times,
+        order=3,
+        eta=eta,
+        generator=torch.Generator().manual_seed(5),
+        callback=seen.append,
+    )
     torch.testing.assert_close(seen[-2].xs, x, rtol=1e-11, atol=1e-11)
 
 
@@ -135,7 +144,14 @@ def test_a_parabola_in_half_the_log_snr_is_integrated_exactly(eta):
     x = torch.zeros(1, 1, dtype=torch.float64)
     zeros = torch.Generator().manual_seed(0)
     dpm_solver(
-        lambda xt, t: parabola(0.5 * schedule.at(t).like(xt).log_snr), schedule, x, times, 3, eta, zeros, seen.append
+        lambda xt, t: parabola(0.5 * schedule.at(t).like(xt).log_snr),
+        schedule,
+        x,
+        times,
+        order=3,
+        eta=eta,
+        generator=zeros,
+        callback=seen.append,
     )
     noise = torch.Generator().manual_seed(0)
     noises = [torch.randn(1, 1, generator=noise, dtype=torch.float64) for _ in range(3)]
@@ -159,7 +175,7 @@ def test_order_1_is_ddim(generator):
     schedule = schedules.linear()
     x = start_noise((5, 2), generator, torch.float64)
     denoiser, times = denoise.exact(ring_of_gaussians(), schedule), uniform_times(schedule, 10)
-    found = dpm_solver(denoiser, schedule, x, times, 1)
+    found = dpm_solver(denoiser, schedule, x, times, order=1)
     torch.testing.assert_close(found, ddim(denoiser, schedule, x, times), rtol=1e-10, atol=1e-10)
 
 
@@ -227,7 +243,7 @@ def test_the_sde_form_keeps_the_variance_of_gaussian_data(variance, order, gener
     times = log_snr_times(schedule, 60, sigma_min=0.02)
     x = start_noise((n, 1), generator, torch.float64)
     seen: list[Step] = []
-    dpm_solver(denoiser, schedule, x, times, order, 1.0, generator, seen.append)
+    dpm_solver(denoiser, schedule, x, times, order=order, eta=1.0, generator=generator, callback=seen.append)
     # Order 1 is off by O(h): its own variance follows by recursion, since each step is linear.
     expected = 1.0
     for step in seen[:-1]:
@@ -246,7 +262,7 @@ def test_the_sde_form_keeps_the_variance_of_gaussian_data(variance, order, gener
 @pytest.mark.parametrize("order", [0, 4, 2.5, "2M", 2.0, None])
 def test_an_order_that_there_is_not_is_refused(order):
     with pytest.raises(ValueError, match="order must be 1, 2 or 3, got"):
-        dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order)
+        dpm_solver(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order=order)
 
 
 @pytest.mark.parametrize("eta", [-0.5, float("nan"), float("inf")])

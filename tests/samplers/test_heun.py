@@ -51,7 +51,8 @@ def test_it_is_algorithm_2_of_edm(steps, churn, generator):
         torch.Generator().manual_seed(3),
         *churn,
     )
-    found = heun(exact, EDM, start, times, *churn, max_fall=math.inf, generator=torch.Generator().manual_seed(3))
+    options = dict(zip(("churn", "churn_from", "churn_to", "churn_noise"), churn))
+    found = heun(exact, EDM, start, times, **options, max_fall=math.inf, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -74,7 +75,7 @@ def test_on_any_schedule_it_is_algorithm_2_in_x_over_a(schedule, churn, generato
     )
     a = float(schedule.at(times[0]).a)
     again = torch.Generator().manual_seed(3)
-    found = heun(ours, schedule, a * start, times, churn, max_fall=math.inf, generator=again)
+    found = heun(ours, schedule, a * start, times, churn=churn, max_fall=math.inf, generator=again)
     # time_at is right to a few roundings of log σ, near 1e-14; the ring's modes magnify them.
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -85,7 +86,7 @@ def test_churn_leaves_noise_without_end_alone(schedule, generator):
     x = start_noise((5, 2), generator, torch.float64, schedule=schedule)
     steps: list[Step] = []
     times = uniform_times(schedule, 6)
-    heun(denoise.exact(RING, schedule), schedule, x, times, 10.0, generator=generator, callback=steps.append)
+    heun(denoise.exact(RING, schedule), schedule, x, times, churn=10.0, generator=generator, callback=steps.append)
     assert all(bool(torch.isfinite(step.xs).all()) for step in steps)
     assert [(step.t, step.s) for step in steps] == list(pairwise(times))  # the grid's, not the raised times
 
@@ -206,7 +207,7 @@ def test_churn_keeps_the_noise_level_of_a_point_of_data(generator):
         EDM,
         x,
         times,
-        1.0,
+        churn=1.0,
         churn_to=20,
         generator=generator,
         callback=steps.append,
@@ -225,7 +226,16 @@ def test_churn_and_its_noise_are_finite_and_not_negative(bad):
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
 def test_a_range_for_churn_that_is_none_is_refused(low, high):
     with pytest.raises(ValueError, match="expected 0 ≤ churn_from ≤ churn_to, which are noises σ, got"):
-        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], 5.0, low, high, generator=torch.Generator())
+        heun(
+            lambda xt, t: xt,
+            EDM,
+            torch.zeros(1, 1),
+            [80.0, 0.0],
+            churn=5.0,
+            churn_from=low,
+            churn_to=high,
+            generator=torch.Generator(),
+        )
 
 
 @pytest.mark.parametrize("fall", [1.0, 0.0, float("nan")])
@@ -236,9 +246,9 @@ def test_a_fall_that_is_none_is_refused(fall):
 
 def test_churn_without_a_generator_is_refused():
     with pytest.raises(ValueError, match=r"churn > 0 draws noise, so pass a torch\.Generator; churn = 0 needs none"):
-        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], 1.0)
+        heun(lambda xt, t: xt, EDM, torch.zeros(1, 1), [80.0, 0.0], churn=1.0)
 
 
 def test_churn_between_integers_is_refused():
     with pytest.raises(ValueError, match=r"churn visits times between the integers: sample on schedule\.continuous"):
-        heun(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], 1.0, generator=torch.Generator())
+        heun(lambda xt, t: xt, schedules.linear(), torch.zeros(1, 1), [9, 0], churn=1.0, generator=torch.Generator())

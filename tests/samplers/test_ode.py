@@ -43,7 +43,7 @@ def test_gaussian_data_keep_their_standard_coordinates(schedule, generator):
     # There x/a has variance s² + σ_min², and x̂0 takes s²/(s² + σ_min²) of its offset.
     exact = mu + standard * std**2 / math.sqrt(std**2 + sigma_min**2)
     denoiser = denoise.exact(gaussian(mu, std), schedule)
-    found = probability_flow(denoiser, schedule, x, sigma_min, rtol=1e-9, atol=1e-9)
+    found = probability_flow(denoiser, schedule, x, sigma_min=sigma_min, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
 
 
@@ -54,7 +54,7 @@ def test_encoding_gaussian_data_has_a_closed_form(schedule, generator):
     x0 = gaussian(mu, std).sample(6, generator)
     _, a, b = map(float, schedule.at(schedule.T))
     exact = a * mu + (x0 - mu) * math.sqrt((a**2 * std**2 + b**2) / (std**2 + sigma_min**2))
-    found = encode(denoise.exact(gaussian(mu, std), schedule), schedule, x0, sigma_min, rtol=1e-9, atol=1e-9)
+    found = encode(denoise.exact(gaussian(mu, std), schedule), schedule, x0, sigma_min=sigma_min, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found / schedule.prior_std, exact / schedule.prior_std, rtol=0, atol=1e-6)
 
 
@@ -135,7 +135,9 @@ def test_hutchinson_is_right_on_average(generator):
     denoiser = denoise.exact(RING, schedule)
     exact = log_likelihood(denoiser, schedule, x0)
     copies = 400
-    draws = log_likelihood(denoiser, schedule, x0.repeat(copies, 1), "hutchinson", generator).reshape(copies, 3)
+    draws = log_likelihood(
+        denoiser, schedule, x0.repeat(copies, 1), divergence="hutchinson", generator=generator
+    ).reshape(copies, 3)
     assert bool((draws.std(0) > 1e-3).all())  # in two dimensions the off-diagonal of the Jacobian is seen
     assert bool(((draws.mean(0) - exact).abs() < 4 * draws.std(0) / copies**0.5 + 1e-3).all())
 
@@ -144,7 +146,7 @@ def test_hutchinson_is_exact_where_the_jacobian_is_diagonal(generator):
     """Signs square to one, so for an isotropic Gaussian one probe is all it takes: both ways agree for D = 2."""
     schedule, data = schedules.VP(), gaussian(0.2, 0.6)
     x0, denoiser = data.sample(5, generator), denoise.exact(data, schedule)
-    found = log_likelihood(denoiser, schedule, x0, "hutchinson", generator)
+    found = log_likelihood(denoiser, schedule, x0, divergence="hutchinson", generator=generator)
     torch.testing.assert_close(found, log_likelihood(denoiser, schedule, x0), rtol=0, atol=1e-8)
 
 
@@ -158,7 +160,9 @@ def test_an_examples_seed_is_its_own_in_any_batch_and_position(schedule, seeds):
         x = start_noise((len(seeds), 2), seeded(seeds), torch.float64, schedule=schedule)
         x0 = probability_flow(denoiser, schedule, x, rtol=1e-3, atol=1e-3)
         x_T = encode(denoiser, schedule, x0, rtol=1e-3, atol=1e-3) / schedule.prior_std
-        log_p = log_likelihood(denoiser, schedule, x0, "hutchinson", seeded(seeds), rtol=1e-3, atol=1e-3)
+        log_p = log_likelihood(
+            denoiser, schedule, x0, divergence="hutchinson", generator=seeded(seeds), rtol=1e-3, atol=1e-3
+        )
         return [x0, x_T, log_p]
 
     for together, alone in zip(everything(seeds), everything([7])):
@@ -171,7 +175,7 @@ def test_its_steps_are_those_of_scipy(function, tolerance, generator):
     """The same angles and the same points, for each example: of scipy's RK45 on that example alone."""
     schedule, denoiser, sigma_min = schedules.Flow(), denoise.exact(RING, schedules.Flow()), 1e-2
     x, seen = start_noise((4, 2), generator, torch.float64), []
-    function(denoiser, schedule, x, sigma_min, tolerance, tolerance, seen.append)
+    function(denoiser, schedule, x, sigma_min=sigma_min, rtol=tolerance, atol=tolerance, callback=seen.append)
 
     def velocity(phi: float, y: np.ndarray) -> np.ndarray:
         a, b = math.cos(phi), math.sin(phi)
@@ -295,7 +299,7 @@ def test_a_likelihood_can_be_had_in_inference_mode(divergence, generator):
 
     def found(x0: torch.Tensor) -> torch.Tensor:
         probe = torch.Generator().manual_seed(1) if divergence == "hutchinson" else None
-        return log_likelihood(network, schedule, x0, divergence, probe, rtol=1e-3, atol=1e-3)
+        return log_likelihood(network, schedule, x0, divergence=divergence, generator=probe, rtol=1e-3, atol=1e-3)
 
     expected = found(x0)
     with torch.inference_mode():
@@ -320,12 +324,12 @@ def test_an_end_outside_the_schedule_is_refused(function, sigma_min):
 
 def test_an_unknown_divergence_is_refused():
     with pytest.raises(ValueError, match="divergence must be 'exact' or 'hutchinson', got 'skilling'"):
-        log_likelihood(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), "skilling")
+        log_likelihood(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), divergence="skilling")
 
 
 def test_random_signs_need_a_generator():
     with pytest.raises(ValueError, match=r"draws random signs, so pass a torch\.Generator"):
-        log_likelihood(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), "hutchinson")
+        log_likelihood(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 2), divergence="hutchinson")
 
 
 @pytest.mark.parametrize("function", [probability_flow, encode, log_likelihood])

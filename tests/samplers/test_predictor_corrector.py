@@ -37,7 +37,16 @@ def test_the_corrector_keeps_the_marginal_of_gaussian_data(variance, dimensions,
     v = marginal_variance(variance, s)
     x = marginal_variance(variance, t) ** 0.5 * start_noise((n, dimensions), generator, torch.float64)
     steps: list[Step] = []
-    predictor_corrector(gaussian(variance), SCHEDULE, x, [t, s, 0], generator, corrections, snr, steps.append)
+    predictor_corrector(
+        gaussian(variance),
+        SCHEDULE,
+        x,
+        [t, s, 0],
+        generator=generator,
+        corrections=corrections,
+        snr=snr,
+        callback=steps.append,
+    )
     delta = 2 * (snr * float(SCHEDULE.at(s).b)) ** 2
     # The predictor arrives with a variance that is known too; each correction takes it on towards the fixed point.
     c_0, c_t, std = (float(c) for c in process.posterior_coefficients(SCHEDULE, t, s))
@@ -60,7 +69,16 @@ def test_corrections_mend_a_predictor_that_arrives_with_the_wrong_variance(gener
     for corrections in (0, 5, 20, 80):
         x = 2 * marginal_variance(variance, t) ** 0.5 * start_noise((n, 1), generator, torch.float64)
         steps: list[Step] = []
-        predictor_corrector(gaussian(variance), SCHEDULE, x, [t, s, 0], generator, corrections, 0.16, steps.append)
+        predictor_corrector(
+            gaussian(variance),
+            SCHEDULE,
+            x,
+            [t, s, 0],
+            generator=generator,
+            corrections=corrections,
+            snr=0.16,
+            callback=steps.append,
+        )
         errors.append(abs(steps[0].xs.var().item() / v - 1))
     assert errors[0] > 1.5
     delta = 2 * (0.16 * float(SCHEDULE.at(s).b)) ** 2
@@ -75,8 +93,8 @@ def test_without_corrections_it_is_ancestral_sampling(generator):
     x = start_noise((5, 2), generator, torch.float64)
     times = uniform_times(SCHEDULE, 8)
     one, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    found = predictor_corrector(denoiser, SCHEDULE, x, times, one, corrections=0)
-    assert torch.equal(found, ddpm(denoiser, SCHEDULE, x, times, other))
+    found = predictor_corrector(denoiser, SCHEDULE, x, times, generator=one, corrections=0)
+    assert torch.equal(found, ddpm(denoiser, SCHEDULE, x, times, generator=other))
 
 
 def test_a_corrector_step_is_the_langevin_step_of_the_score(generator):
@@ -90,9 +108,9 @@ def test_a_corrector_step_is_the_langevin_step_of_the_score(generator):
             SCHEDULE,
             x,
             [500, 200, 0],
-            torch.Generator().manual_seed(4),
-            corrections,
-            0.3,
+            generator=torch.Generator().manual_seed(4),
+            corrections=corrections,
+            snr=0.3,
             callback=arrived.append,
         )
     before, after = arrived[0].xs, arrived[2].xs
@@ -109,8 +127,8 @@ def test_it_corrects_once_at_the_usual_snr_unless_said(generator):
     denoiser = denoise.exact(ring_of_gaussians(), SCHEDULE)
     x = start_noise((5, 2), generator, torch.float64)
     found, usual = (
-        predictor_corrector(denoiser, SCHEDULE, x, [500, 200, 0], torch.Generator().manual_seed(1), *said)
-        for said in ((), (1, 0.16))
+        predictor_corrector(denoiser, SCHEDULE, x, [500, 200, 0], generator=torch.Generator().manual_seed(1), **said)
+        for said in ({}, {"corrections": 1, "snr": 0.16})
     )
     assert torch.equal(found, usual)
 
@@ -120,7 +138,7 @@ def test_in_two_dimensions_no_example_is_thrown_away(generator):
     data = ring_of_gaussians()
     x = start_noise((4000, 2), generator, torch.float64)
     times = uniform_times(SCHEDULE, 50)
-    found = predictor_corrector(denoise.exact(data, SCHEDULE), SCHEDULE, x, times, generator, corrections=4)
+    found = predictor_corrector(denoise.exact(data, SCHEDULE), SCHEDULE, x, times, generator=generator, corrections=4)
     assert found.norm(dim=1).max().item() < 2 + 6 * 0.15
     true = data.log_prob(data.sample(4000, generator))
     # The last, uncorrected step leaves the blobs too narrow, as all ancestral sampling does at 50: too probable.
@@ -133,10 +151,12 @@ def test_in_two_dimensions_no_example_is_thrown_away(generator):
 @pytest.mark.parametrize("snr", [0.0, -0.1, 1.0, math.nan, math.inf])
 def test_a_step_that_is_not_stable_is_refused(snr):
     with pytest.raises(ValueError, match=r"snr must lie between 0 and 1, .* got .*; 0\.16 is usual"):
-        predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), snr=snr)
+        predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], generator=torch.Generator(), snr=snr)
 
 
 @pytest.mark.parametrize("corrections", [-1, 1.5, None])
 def test_a_number_of_corrections_that_is_none_is_refused(corrections):
     with pytest.raises(ValueError, match=f"corrections must be a whole number of at least 0, got {corrections}"):
-        predictor_corrector(lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], torch.Generator(), corrections)
+        predictor_corrector(
+            lambda xt, t: xt, SCHEDULE, torch.zeros(1, 1), [9, 0], generator=torch.Generator(), corrections=corrections
+        )

@@ -33,7 +33,7 @@ def test_the_loop_is_that_of_diffusers(order, steps, prediction, name, double, g
         x = theirs.step(network(x, torch.full((4,), int(k) + 1)), k, x).prev_sample
     times = [int(k) + 1 for k in theirs.timesteps] + [0]
     assert times == uniform_times(schedule, steps)
-    found = unipc(denoise.from_network(network, schedule, prediction), schedule, start, times, order)
+    found = unipc(denoise.from_network(network, schedule, prediction), schedule, start, times, order=order)
     # Double precision in both; x̂0 is magnified by up to 1/a = 157, and their ᾱ is a product of a thousand roundings.
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
@@ -56,7 +56,8 @@ def test_the_order_is_two_unless_said(generator):
     """As that of diffusers' scheduler is."""
     denoiser = denoise.exact(ring_of_gaussians(), schedules.linear())
     x, times = start_noise((3, 2), generator), uniform_times(schedules.linear(), 6)
-    found, two, three = (unipc(denoiser, schedules.linear(), x, times, *order) for order in ((), (2,), (3,)))
+    found = unipc(denoiser, schedules.linear(), x, times)
+    two, three = (unipc(denoiser, schedules.linear(), x, times, order=order) for order in (2, 3))
     assert UniPCMultistepScheduler().config["solver_order"] == 2
     assert torch.equal(found, two)
     assert not torch.equal(found, three)
@@ -72,7 +73,7 @@ def test_the_corrector_costs_no_evaluation(order, generator):
         schedules.linear(),
         x,
         uniform_times(schedules.linear(), 7),
-        order,
+        order=order,
     )
     assert len(calls) == 7
 
@@ -92,4 +93,4 @@ def test_the_weights_integrate_polynomials_exactly(h, r):
 @pytest.mark.parametrize("order", [0, 4, 1.5, 2.0, None])
 def test_an_order_that_there_is_not_is_refused(order):
     with pytest.raises(ValueError, match="order must be 1, 2 or 3, got"):
-        unipc(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order)
+        unipc(lambda xt, t: xt, schedules.Flow(), torch.zeros(1, 1), [1.0, 0.0], order=order)

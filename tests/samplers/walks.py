@@ -1,19 +1,19 @@
 """Every sampler under one name with one signature, every grid, and networks that are never wrong."""
 
+from functools import partial
+
 import torch
 
-from diffusion_book import denoise, predictions, schedules
+from diffusion_book import denoise, predictions, samplers, schedules
 from diffusion_book.samplers import (
+    Sampler,
     ddim,
     ddpm,
     dpm_solver,
-    euler,
-    euler_ancestral,
     heun,
     karras_times,
     leading_times,
     log_snr_times,
-    predictor_corrector,
     quadratic_times,
     uniform_times,
     unipc,
@@ -23,42 +23,36 @@ SCHEDULE = schedules.linear(100)
 GRIDS = [uniform_times, leading_times, quadratic_times, karras_times, log_snr_times]
 
 
-def learned(denoiser, schedule, x, times, generator, callback=None):
+def learned(denoiser, schedule, x, times, **options):
     """`ddpm` with a v that changes from number to number, beside any denoiser."""
 
     def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
         x0_hat = denoiser(xt, t)
         return denoise.WithVariance(x0_hat, torch.cos(3 * xt) if x0_hat.shape == xt.shape else x0_hat)
 
-    return ddpm(with_variance, schedule, x, times, generator, "learned", callback)
+    return ddpm(with_variance, schedule, x, times, variance="learned", **options)
 
 
-SAMPLERS = {
-    "ddpm": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, callback=callback),
-    "ddpm-large": lambda d, s, x, times, g, callback=None: ddpm(d, s, x, times, g, "large", callback),
-    "ddpm-learned": learned,
-    "ddim": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, callback=callback),
-    "ddim-half": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 0.5, g, callback),
-    "ddim-one": lambda d, s, x, times, g, callback=None: ddim(d, s, x, times, 1.0, g, callback),
-    "euler": lambda d, s, x, times, g, callback=None: euler(d, s, x, times, callback),
-    "euler-ancestral": lambda d, s, x, times, g, callback=None: euler_ancestral(d, s, x, times, g, 1.0, callback),
-    "heun": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, callback=callback),
-    "heun-churn": lambda d, s, x, times, g, callback=None: heun(d, s, x, times, 5.0, generator=g, callback=callback),
-    "dpm-1": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 1, callback=callback),
-    "dpm-2": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, callback=callback),
-    "dpm-3": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, callback=callback),
-    "dpm-2-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 2, 1.0, g, callback),
-    "dpm-3-sde": lambda d, s, x, times, g, callback=None: dpm_solver(d, s, x, times, 3, 1.0, g, callback),
-    "unipc-1": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 1, callback),
-    "unipc-2": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 2, callback),
-    "unipc-3": lambda d, s, x, times, g, callback=None: unipc(d, s, x, times, 3, callback),
-    "predictor-corrector": lambda d, s, x, times, g, callback=None: predictor_corrector(
-        d, s, x, times, g, callback=callback
-    ),
+WALKS = samplers.SAMPLERS | {
+    "ddpm_large": Sampler(partial(ddpm, variance="large"), uniform_times, True),
+    "ddpm_learned": Sampler(learned, uniform_times, True),
+    "ddim_half": Sampler(partial(ddim, eta=0.5), uniform_times, True),
+    "heun_churn": Sampler(partial(heun, churn=5.0), karras_times, True),
+    "dpm_solver_1": Sampler(partial(dpm_solver, order=1), log_snr_times, False),
+    "dpm_solver_3m_sde": Sampler(partial(dpm_solver, order=3, eta=1.0), log_snr_times, True),
+    "unipc_1": Sampler(partial(unipc, order=1), log_snr_times, False),
+    "unipc_3": Sampler(partial(unipc, order=3), log_snr_times, False),
 }
-DETERMINISTIC = {"ddim", "euler", "heun", "dpm-1", "dpm-2", "dpm-3", "unipc-1", "unipc-2", "unipc-3"}
-TWO_EVALUATIONS = {"heun", "heun-churn", "predictor-corrector"}  # a step, the second of them at s
-CONTINUOUS_ONLY = {"heun-churn"}
+
+
+def _positional(sampler: Sampler):
+    return lambda d, s, x, times, g, callback=None: sampler(d, s, x, times, generator=g, callback=callback)
+
+
+SAMPLERS = {name: _positional(sampler) for name, sampler in WALKS.items()}
+DETERMINISTIC = {name for name, sampler in WALKS.items() if not sampler.draws_noise}
+TWO_EVALUATIONS = {"heun", "heun_churn", "predictor_corrector"}  # a step, the second of them at s
+CONTINUOUS_ONLY = {"heun_churn"}
 
 
 def on(name: str, schedule: schedules.Discrete = SCHEDULE) -> schedules.Schedule:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A name of the zoo, the folder of a run, or a .safetensors file.")
 ]
-Sampler = Annotated[str, typer.Option(help="dpm_solver, unipc, heun, euler, euler_ancestral, ddim or ddpm.")]
+Sampler = Annotated[
+    str, typer.Option(help="dpm_solver, unipc, heun, euler, ddim, ddpm, or another of `samplers.SAMPLERS`.")
+]
 Steps = Annotated[int, typer.Option(min=1, help="Of the sampler.")]
 Interval = Annotated[
     tuple[float, float], typer.Option(help="Guide only where the noise σ is above the first, up to the second.")

@@ -135,7 +135,8 @@ def bits_by_ode(
         u = torch.rand(x.shape, generator=generator, device=generator.device, dtype=torch.float64).to(x.device)
         filled = (x.double() + (2 * u - 1) / 255).to(x.dtype)
         probe = generator if divergence == "hutchinson" else None
-        parts.append(log_likelihood(denoiser, schedule, filled, divergence, probe, sigma_min, rtol, atol))
+        solver = {"sigma_min": sigma_min, "rtol": rtol, "atol": atol}
+        parts.append(log_likelihood(denoiser, schedule, filled, divergence=divergence, generator=probe, **solver))
     D = images[0].numel()
     each = -torch.cat(parts).double() / (D * math.log(2)) + math.log2(255 / 2)
     return Bits.of(each, f"exact ODE likelihood, {divergence} divergence, uniform dequantisation of 256 levels")

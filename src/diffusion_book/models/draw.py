@@ -4,36 +4,19 @@ models.draw("mnist-unet", 7, range(16))                         sixteen sevens
 models.draw("mnist-unet", [0, 1, 2], range(6), guidance=2)      in turn, more typical of their class
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_book import samplers
-from diffusion_book._names import unknown
 from diffusion_book.conditions import take
 from diffusion_book.models.conditioner import Wanted
 from diffusion_book.models.files import load
 from diffusion_book.models.model import Guidance, Model
-from diffusion_book.samplers.grids import Times
-from diffusion_book.schedules import Schedule
 from diffusion_book.training.loop import Precision, autocast, resolve
-
-Sampler = tuple[Callable[..., Tensor], Callable[[Schedule, int], Times], bool]
-
-SAMPLERS: dict[str, Sampler] = {
-    "ddim": (samplers.ddim, samplers.uniform_times, False),
-    "ddpm": (samplers.ddpm, samplers.uniform_times, True),
-    "dpm_solver": (samplers.dpm_solver, samplers.log_snr_times, False),
-    "euler": (samplers.euler, samplers.karras_times, False),
-    "euler_ancestral": (samplers.euler_ancestral, samplers.karras_times, True),
-    "heun": (samplers.heun, samplers.karras_times, False),
-    "unipc": (samplers.unipc, samplers.log_snr_times, False),
-}
-"""Each with the grid of times that suits it, and whether it draws noise on the way."""
 
 
 def draw(
@@ -54,7 +37,7 @@ def draw(
         model: a `Model`, or what `load` takes: a name of the zoo, the folder of a run, or a file of weights.
         wanted: a class; several, which come in turn; or None, for anything.
         seeds: of the pictures, one each.
-        sampler: by its name. steps: of it.
+        sampler: by its name, one of `samplers.SAMPLERS`. steps: of it.
         guidance: a number w, 1 for none; or a `Guidance` that also says where, or away from which worse model.
         batch_size: pictures at once; changes memory, not pictures.
         precision: of the network. In bfloat16 a picture depends a little on those that are drawn beside it.
@@ -98,13 +81,10 @@ def batches(
     What is wrong is told by the call, before the first picture is asked for.
     """
     found = model if isinstance(model, Model) else load(model)
-    name = sampler.replace("-", "_").lower()
-    if name not in SAMPLERS:
-        raise ValueError(unknown("sampler", sampler, SAMPLERS))
-    sample, grid, draws_noise = SAMPLERS[name]
+    chosen = samplers.by_name(sampler)
     conditions = found.conditioner.conditions(wanted, len(seeds))
     found.denoiser(conditions, guidance)  # complains, where there is reason to
-    times = grid(found.schedule, steps)
+    times = chosen.grid(found.schedule, steps)
     shape = found.codec.shape(found.known_shape)
     device = next(found.network.parameters()).device
     resolve(precision, device)  # complains as well
@@ -116,13 +96,14 @@ def batches(
                 few = slice(start, start + batch_size)
                 generators = samplers.seeded(seeds[few])
                 told = {name: values.to(device) for name, values in take(conditions, few).items()}
-                options: dict[str, Any] = {"generator": generators} if draws_noise else {}
                 x_T = samplers.start_noise(
                     (len(generators), *shape), generators, device=device, schedule=found.schedule
                 )
                 denoiser = found.denoiser(told, guidance)
                 with autocast(precision, device):
-                    x0 = sample(denoiser, found.schedule, x_T, times, callback=lambda _: bar.update(), **options)
+                    x0 = chosen(
+                        denoiser, found.schedule, x_T, times, generator=generators, callback=lambda _: bar.update()
+                    )
                 yield found.codec.decode(x0).cpu()
 
     return drawn()

@@ -1,8 +1,7 @@
-"""What the samplers share: the starting noise, the grid's coefficients, and what a callback is told. Chapter 6."""
+"""What the samplers share: the starting noise, the walk along a grid, and what a callback is told. Chapter 6."""
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from numbers import Integral
 from typing import NamedTuple
 
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser, WithVariance, x0_of
-from diffusion_book.process import posterior_coefficients
-from diffusion_book.samplers.grids import Times
-from diffusion_book.schedules import Discrete, Schedule
+from diffusion_book.process import posterior_between
+from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.schedules import Level, Schedule
 
 
 class Step(NamedTuple):
@@ -58,26 +57,63 @@ def start_noise(
     return x if device is None else x.to(device)
 
 
-class Coefficients(NamedTuple):
-    """a, b and σ = b/a at each time of a grid, as Python floats: a step then costs nothing but its own arithmetic."""
+class Move(NamedTuple):
+    """A step from t to an earlier s, in Python floats: it then costs nothing but its own arithmetic. Chapter 6.
 
-    a: list[float]
-    b: list[float]
-    sigma: list[float]
+    Between its two levels lies the posterior q(x_s | x_t, x_0) = N(c_0 x0 + c_t x_t, std²).
+
+    Source: Kingma et al. 2021, appendix A, for c_0, c_t and std.
+    """
+
+    t: int | float
+    s: int | float
+    a_t: float
+    b_t: float
+    a_s: float
+    b_s: float
+    c_0: float
+    c_t: float
+    std: float
+    number: int = 1
+    """Which step of its walk this is, from 1 on."""
+    of: int = 1
+    """How many steps the walk has."""
+
+    @property
+    def sigma_t(self) -> float:
+        """σ_t = b_t/a_t, infinite where a_t = 0."""
+        return self.b_t / self.a_t if self.a_t > 0 else math.inf
+
+    @property
+    def sigma_s(self) -> float:
+        """σ_s = b_s/a_s; there is always some signal at an earlier time."""
+        return self.b_s / self.a_s
+
+    @property
+    def where(self) -> str:
+        """The step in words, for an error."""
+        return f" (step {self.number} of {self.of})"
 
 
-def coefficients(schedule: Schedule, times: Times) -> Coefficients:
-    """The coefficients of a checked grid, in double precision."""
-    t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    _, a, b = schedule.at(t)
-    return Coefficients(a.tolist(), b.tolist(), (b / a).tolist())
+def walk(schedule: Schedule, times: Times) -> list[Move]:
+    """The moves of a grid, from noise to data: what every sampler loops over. Chapter 6.
 
+    Args:
+        times: falling times that end in 0, as `check_times` wants them.
 
-def posterior_steps(schedule: Schedule, times: Times) -> list[tuple[float, float, float]]:
-    """(c_0, c_t, std) of the posterior q(x_s | x_t, x_0) for each step of a checked grid."""
-    t = torch.as_tensor(times, dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    c_0, c_t, std = posterior_coefficients(schedule, t[:-1], t[1:])
-    return list(zip(c_0.tolist(), c_t.tolist(), std.tolist()))
+    Raises:
+        ValueError: the times are no such grid.
+
+    Source: Kingma et al. 2021, appendix A.
+    """
+    level = schedule.at(check_times(schedule, times))
+    t, s = Level(*(numbers[:-1] for numbers in level)), Level(*(numbers[1:] for numbers in level))
+    columns = (*t, *s, *posterior_between(t, s))
+    rows = zip(*(numbers.tolist() for numbers in columns))
+    return [
+        Move(t, s, a_t, b_t, a_s, b_s, c_0, c_t, std, number, len(level.t) - 1)
+        for number, (t, a_t, b_t, s, a_s, b_s, c_0, c_t, std) in enumerate(rows, 1)
+    ]
 
 
 def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
@@ -93,9 +129,10 @@ def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
     return xs
 
 
-def denoise_at(denoiser: Denoiser, xt: Tensor, t: int | float, where: str = "") -> Tensor:
-    """x̂0 at one time for the whole batch; a NaN or infinity is reported where it first appears."""
-    return check_estimate(denoiser(xt, batch_of_times(xt, t)), xt, t, where)
+def denoise_at(denoiser: Denoiser, xt: Tensor, m: Move, t: int | float | None = None) -> Tensor:
+    """x̂0 at the start of a move, or at time t, for the whole batch; the first NaN or infinity is told with its step."""
+    t = m.t if t is None else t
+    return check_estimate(denoiser(xt, batch_of_times(xt, t)), xt, t, m.where)
 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
@@ -132,9 +169,3 @@ def check_order(order: int) -> None:
     """A ValueError unless it is one of the orders that multistep solvers here have."""
     if not isinstance(order, Integral) or order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
-
-
-def steps_of(times: Times) -> list[tuple[int, int | float, int | float, str]]:
-    """(i, t, s, where) for each step of a checked grid; `where` tells an error which step it was."""
-    count = len(times) - 1
-    return [(i, t, s, f" (step {i + 1} of {count})") for i, (t, s) in enumerate(pairwise(times))]

@@ -1,8 +1,9 @@
 """DDIM: the same marginals with less noise, or none (Song et al. 2021a, equation 12). Chapters 6 and 7.
 
-Two samplers that are known under other names are this one. Euler's method for the probability-flow ODE in the
-variables x/a and σ is η = 0, and the "ancestral" Euler sampler is η = 1, which is DDPM's small variance as well;
-chapter 7 proves it in three lines.
+Two samplers that are known under other names are this one. Euler's method for d(x/a)/dσ = ε̂ (Karras et al. 2022,
+algorithm 1 without the correction) is η = 0. The "ancestral" Euler sampler, Euler to a noise level below s and then
+noise up to it, is η = 1, which is DDPM's small variance as well; chapter 7 proves it in three lines. `by_name` knows
+them as "euler" and "euler_ancestral", on the times that they are used with.
 """
 
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from diffusion_book._checks import at_least
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
-from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
+from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
 
@@ -20,6 +21,7 @@ def ddim(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
+    *,
     eta: float = 0.0,
     generator: Generators | None = None,
     callback: Callback | None = None,
@@ -46,42 +48,17 @@ def ddim(
         raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
     if eta > 0 and generator is None:
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
-    times = check_times(schedule, times)
-    a, b, _ = coefficients(schedule, times)
-    stds = [eta * std for _, _, std in posterior_steps(schedule, times)] if eta > 0 else [0.0] * (len(times) - 1)
-    for i, t, s, where in steps_of(times):
-        x0_hat = denoise_at(denoiser, xt, t, where)
-        std = stds[i]
-        c_eps = max(b[i + 1] ** 2 - std**2, 0) ** 0.5
+    for m in walk(schedule, times):
+        x0_hat = denoise_at(denoiser, xt, m)
+        std = eta * m.std
+        c_eps = max(m.b_s**2 - std**2, 0) ** 0.5
         # ε̂ = (x_t − a_t x̂0)/b_t is written out, which saves two passes over the batch.
-        xs = combine(c_eps / b[i], xt, (a[i + 1] - c_eps * a[i] / b[i], x0_hat))
+        xt = combine(c_eps / m.b_t, xt, (m.a_s - c_eps * m.a_t / m.b_t, x0_hat))
         if generator is not None and std > 0:
-            xs = xs + std * randn_like(xs, generator)
-        xt = xs
+            xt = xt + std * randn_like(xt, generator)
         if callback is not None:
-            callback(Step(t, s, xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt
-
-
-def euler(denoiser: Denoiser, schedule: Schedule, xt: Tensor, times: Times, callback: Callback | None = None) -> Tensor:
-    """Euler's method for d(x/a)/dσ = ε̂ (Karras et al. 2022, algorithm 1 without the correction). It is `ddim`."""
-    return ddim(denoiser, schedule, xt, times, callback=callback)
-
-
-def euler_ancestral(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    xt: Tensor,
-    times: Times,
-    generator: Generators,
-    eta: float = 1.0,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Euler to a noise level below s, then noise up to it, as k-diffusion has it. It is `ddim` with its η.
-
-    Source: Song et al. 2021a, equation 16, for the noise.
-    """
-    return ddim(denoiser, schedule, xt, times, eta, generator, callback)
 
 
 def ddim_invert(
@@ -89,6 +66,7 @@ def ddim_invert(
     schedule: Schedule,
     x0: Tensor,
     times: Times,
+    *,
     iterations: int = 1,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -110,19 +88,17 @@ def ddim_invert(
         ValueError: iterations is no whole number above 0, or a(times[0]) = 0.
     """
     at_least(1, iterations=iterations)
-    times = check_times(schedule, times)
-    a, b, _ = coefficients(schedule, times)
-    if a[0] == 0:
+    moves = walk(schedule, times)
+    if moves[0].a_t == 0:
         raise ValueError("at t = T this schedule has no signal left (a = 0), so no x_T leads back to x0; start lower")
     xs = x0
-    steps = steps_of(times)
-    for (i, t, s, _), (_, _, _, where) in zip(reversed(steps), steps):  # counted as they are taken
-        xt = xs
+    for number, move in enumerate(reversed(moves), 1):
+        xt, m = xs, move._replace(number=number)  # counted as they are taken
         for _ in range(iterations):
-            x0_hat = denoise_at(denoiser, xt, t, where)
-            eps_hat = (xt - a[i] * x0_hat) / b[i]
-            xt = (a[i] / a[i + 1]) * (xs - b[i + 1] * eps_hat) + b[i] * eps_hat
+            x0_hat = denoise_at(denoiser, xt, m)
+            eps_hat = (xt - m.a_t * x0_hat) / m.b_t
+            xt = (m.a_t / m.a_s) * (xs - m.b_s * eps_hat) + m.b_t * eps_hat
         xs = xt
         if callback is not None:
-            callback(Step(s, t, xs, x0_hat))
+            callback(Step(m.s, m.t, xs, x0_hat))
     return xs

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, check_order, coefficients, combine, denoise_at, steps_of
-from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.samplers.common import Callback, Step, check_order, combine, denoise_at, walk
+from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
 
@@ -16,6 +16,7 @@ def dpm_solver(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
+    *,
     order: int = 2,
     eta: float = 0.0,
     generator: Generators | None = None,
@@ -51,24 +52,21 @@ def dpm_solver(
         raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
     if eta > 0 and generator is None:
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
-    times = check_times(schedule, times)
-    a, b, sigma = coefficients(schedule, times)
     past: list[tuple[Tensor, float]] = []  # earlier x̂0, newest first, and how long in ℓ the step from each was
-    for i, t, s, where in steps_of(times):
-        x0_hat = denoise_at(denoiser, xt, t, where)
-        shrink = sigma[i + 1] / sigma[i]  # e^−h, 0 at the last step and at a first one from a = 0
+    for m in walk(schedule, times):
+        x0_hat = denoise_at(denoiser, xt, m)
+        shrink = m.sigma_s / m.sigma_t  # e^−h, 0 at the last step and at a first one from a = 0
         h = -math.log(shrink) if shrink > 0 else math.inf
         known = past if math.isfinite(h) else []
         weights = _weights(h, [length for _, length in known], eta)
-        keep = (b[i + 1] / b[i]) * shrink**eta
+        keep = (m.b_s / m.b_t) * shrink**eta
         x0_hats = [x0_hat, *(earlier for earlier, _ in known)]
-        xs = combine(keep, xt, *((a[i + 1] * weight, x) for weight, x in zip(weights, x0_hats)))
-        if generator is not None and eta > 0 and s > 0:
-            xs = xs + b[i + 1] * math.sqrt(1 - shrink ** (2 * eta)) * randn_like(xs, generator)
+        xt = combine(keep, xt, *((m.a_s * weight, x) for weight, x in zip(weights, x0_hats)))
+        if generator is not None and eta > 0 and m.s > 0:
+            xt = xt + m.b_s * math.sqrt(1 - shrink ** (2 * eta)) * randn_like(xt, generator)
         past = [(x0_hat, h), *past][: order - 1]  # from a = 0 the length is ∞, and the weight 0
-        xt = xs
         if callback is not None:
-            callback(Step(t, s, xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, steps_of
-from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
+from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
 
 
@@ -17,6 +17,7 @@ def heun(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
+    *,
     churn: float = 0.0,
     churn_from: float = 0.0,
     churn_to: float = math.inf,
@@ -65,31 +66,29 @@ def heun(
         raise ValueError("churn visits times between the integers: sample on schedule.continuous()")
     if not max_fall > 1:
         raise ValueError(f"max_fall is a ratio σ_t/σ_s and must be above 1, got {max_fall}; inf corrects every step")
-    times = check_times(schedule, times)
-    a, b, sigmas = coefficients(schedule, times)
-    gamma = min(churn / (len(times) - 1), math.sqrt(2) - 1)
+    moves = walk(schedule, times)
+    gamma = min(churn / len(moves), math.sqrt(2) - 1)
     churn_to = min(
         churn_to, float(schedule.at(schedule.T).sigma) / (1 + gamma)
     )  # there is no noise to go up to above T
-    for i, t, s, where in steps_of(times):
-        t_hat, a_t, b_t, sigma_t = t, a[i], b[i], sigmas[i]
+    for m in moves:
+        t_hat, a_t, b_t, sigma_t = m.t, m.a_t, m.b_t, m.sigma_t
         if generator is not None and gamma > 0 and churn_from <= sigma_t <= churn_to and a_t > 0:
             sigma_hat = (1 + gamma) * sigma_t
             t_hat, a_hat, b_hat = _at_sigma(schedule, sigma_hat)
             added = a_hat * churn_noise * math.sqrt(sigma_hat**2 - sigma_t**2)
             xt = combine(a_hat / a_t, xt, (added, randn_like(xt, generator)))
             a_t, b_t, sigma_t = a_hat, b_hat, sigma_hat
-        a_s, b_s, sigma_s = a[i + 1], b[i + 1], sigmas[i + 1]
-        x0_hat = denoise_at(denoiser, xt, t_hat, where)
-        xs = combine(b_s / b_t, xt, (a_s - b_s * a_t / b_t, x0_hat))  # Euler's a_s x̂0 + b_s ε̂
-        if s > 0 and a_t > 0 and sigma_t <= max_fall * sigma_s:
-            x0_at_s = denoise_at(denoiser, xs, s, where)
+        x0_hat = denoise_at(denoiser, xt, m, t_hat)
+        xs = combine(m.b_s / b_t, xt, (m.a_s - m.b_s * a_t / b_t, x0_hat))  # Euler's a_s x̂0 + b_s ε̂
+        if m.s > 0 and a_t > 0 and sigma_t <= max_fall * m.sigma_s:
+            x0_at_s = denoise_at(denoiser, xs, m, m.s)
             # From t to Euler's x_s the slope ε̂ = (x/a − x̂0)/σ changes by (x̂0 − x̂0 at s)/σ_s: half of it was missing.
-            xs = torch.add(xs, x0_at_s - x0_hat, alpha=0.5 * a_s * (sigma_t / sigma_s - 1))
+            xs = torch.add(xs, x0_at_s - x0_hat, alpha=0.5 * m.a_s * (sigma_t / m.sigma_s - 1))
             x0_hat = x0_at_s
         xt = xs
         if callback is not None:
-            callback(Step(t, s, xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt
 
 

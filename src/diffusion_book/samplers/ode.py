@@ -43,6 +43,7 @@ def probability_flow(
     denoiser: Denoiser,
     schedule: Schedule,
     xt: Tensor,
+    *,
     sigma_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -83,6 +84,7 @@ def encode(
     denoiser: Denoiser,
     schedule: Schedule,
     x0: Tensor,
+    *,
     sigma_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -103,11 +105,12 @@ def log_likelihood(
     denoiser: Denoiser,
     schedule: Schedule,
     x0: Tensor,
+    *,
     divergence: Literal["exact", "hutchinson"] = "exact",
-    generator: Generators | None = None,
     sigma_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    generator: Generators | None = None,
 ) -> Tensor:
     """log p(x0) in nats, [B], of the model that the ODE is (Song et al. 2021b, equation 39). Chapter 15.
 
@@ -119,8 +122,8 @@ def log_likelihood(
         x0: [B, …].
         divergence: "exact" differentiates once for each dimension; "hutchinson" once, along one random sign vector
             for each example, which is right on average (Hutchinson 1990; Grathwohl et al. 2019).
-        generator: needed for "hutchinson".
         sigma_min, rtol, atol: as in `probability_flow`; the errors are those of the log-likelihood as well.
+        generator: needed for "hutchinson".
 
     Raises:
         ValueError: as `probability_flow`; or `divergence` is another, "hutchinson" has no generator, or x̂0 has no

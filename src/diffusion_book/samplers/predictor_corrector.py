@@ -5,8 +5,8 @@ from torch import Tensor
 from diffusion_book._checks import at_least
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, coefficients, combine, denoise_at, posterior_steps, steps_of
-from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
+from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
 
@@ -15,9 +15,10 @@ def predictor_corrector(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
-    generator: Generators,
+    *,
     corrections: int = 1,
     snr: float = 0.16,
+    generator: Generators,
     callback: Callback | None = None,
 ) -> Tensor:
     """Ancestral steps as in `ddpm`, each followed by Langevin steps x ← x + δ score + √(2δ) noise that keep p_s.
@@ -33,9 +34,9 @@ def predictor_corrector(
     Args:
         denoiser: (x_t, t) → x̂0.
         xt: [B, …] the start, at times[0]. times: falling times that end in 0.
-        generator: the source of every random number of the walk; or one for each example.
         corrections: Langevin steps at each time but the last; each costs an evaluation.
         snr: their r; 0.16 is their choice for images.
+        generator: the source of every random number of the walk; or one for each example.
         callback: told of each step, after its corrections, with the last x̂0.
 
     Returns:
@@ -47,21 +48,17 @@ def predictor_corrector(
     at_least(0, corrections=corrections)
     if not 0 < snr < 1:
         raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")
-    times = check_times(schedule, times)
-    a, b, _ = coefficients(schedule, times)
-    posterior = posterior_steps(schedule, times)
-    for i, t, s, where in steps_of(times):
-        x0_hat = denoise_at(denoiser, xt, t, where)
-        c_0, c_t, std = posterior[i]
-        xs = combine(c_t, xt, (c_0, x0_hat))
-        if s > 0:
-            xs = xs + std * randn_like(xs, generator)
-            step = snr * b[i + 1]  # √(δ/2)
+    for m in walk(schedule, times):
+        x0_hat = denoise_at(denoiser, xt, m)
+        xs = combine(m.c_t, xt, (m.c_0, x0_hat))
+        if m.s > 0:
+            xs = xs + m.std * randn_like(xs, generator)
+            step = snr * m.b_s  # √(δ/2)
             for _ in range(corrections):
-                x0_hat = denoise_at(denoiser, xs, s, where)
-                eps_hat = (xs - a[i + 1] * x0_hat) / b[i + 1]
-                xs = xs - 2 * step**2 / b[i + 1] * eps_hat + 2 * step * randn_like(xs, generator)
+                x0_hat = denoise_at(denoiser, xs, m, m.s)
+                eps_hat = (xs - m.a_s * x0_hat) / m.b_s
+                xs = xs - 2 * step**2 / m.b_s * eps_hat + 2 * step * randn_like(xs, generator)
         xt = xs
         if callback is not None:
-            callback(Step(t, s, xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt

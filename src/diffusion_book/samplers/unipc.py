@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, check_order, coefficients, combine, denoise_at, steps_of
-from diffusion_book.samplers.grids import Times, check_times
+from diffusion_book.samplers.common import Callback, Move, Step, check_order, combine, denoise_at, walk
+from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
 
@@ -16,6 +16,7 @@ def unipc(
     schedule: Schedule,
     xt: Tensor,
     times: Times,
+    *,
     order: int = 2,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -41,44 +42,38 @@ def unipc(
     diffusers, with which tests compare.
     """
     check_order(order)
-    times = check_times(schedule, times)
-    a, b, sigma = coefficients(schedule, times)
-    ell = [math.inf if value == 0 else -math.log(value) for value in sigma]
     known: list[tuple[Tensor, float]] = []  # the latest x̂0, newest last, each with its ℓ
-    before: Tensor | None = None  # x at the start of the last step, for the corrector
+    last: tuple[Tensor, Move] | None = None  # x at the start of the last step, and that step, for the corrector
     used = 1
-    for i, t, s, where in steps_of(times):
-        x0_hat = denoise_at(denoiser, xt, t, where)
-        if before is not None and math.isfinite(ell[i - 1]):
-            new = (x0_hat, ell[i])
-            xt = _step(before, a[i], b[i], b[i - 1], ell[i] - ell[i - 1], known[-used:], new)
-        known = [*known[1 - order :], (x0_hat, ell[i])] if order > 1 else [(x0_hat, ell[i])]
+    for m in walk(schedule, times):
+        x0_hat = denoise_at(denoiser, xt, m)
+        ell_t = _ell(m.sigma_t)
+        if last is not None and last[1].a_t > 0:
+            xt = _step(*last, known[-used:], (x0_hat, ell_t))
+        known = [*known[1 - order :], (x0_hat, ell_t)] if order > 1 else [(x0_hat, ell_t)]
         reach = [entry for entry in known if math.isfinite(entry[1])]
         # As diffusers does, the last steps look less far back: the end of the grid is its roughest part.
-        used = max(1, min(order, len(reach), len(times) - 1 - i))
-        before = xt
-        xt = _step(xt, a[i + 1], b[i + 1], b[i], ell[i + 1] - ell[i], known[-used:], None)
+        used = max(1, min(order, len(reach), m.of - m.number + 1))
+        last = xt, m
+        xt = _step(xt, m, known[-used:], None)
         if callback is not None:
-            callback(Step(t, s, xt, x0_hat))
+            callback(Step(m.t, m.s, xt, x0_hat))
     return xt
 
 
-def _step(
-    xt: Tensor,
-    a_s: float,
-    b_s: float,
-    b_t: float,
-    h: float,
-    known: list[tuple[Tensor, float]],
-    new: tuple[Tensor, float] | None,
-) -> Tensor:
+def _ell(sigma: float) -> float:
+    return math.inf if sigma == 0 else -math.log(sigma)
+
+
+def _step(xt: Tensor, m: Move, known: list[tuple[Tensor, float]], new: tuple[Tensor, float] | None) -> Tensor:
     """x_s from x_t; `known` ends with the x̂0 at t, and `new` is the one at s, which the corrector has."""
     x0_hat, ell_t = known[-1]
+    h = _ell(m.sigma_s) - ell_t
     others = known[-2::-1] if new is None else [*known[-2::-1], new]
     weights = _weights([(ell - ell_t) / h for _, ell in others], h) if others else []
-    scale = -a_s * math.expm1(-h)
+    scale = -m.a_s * math.expm1(-h)
     differences = ((scale * weight, other) for weight, (other, _) in zip(weights, others))
-    return combine(b_s / b_t, xt, (scale * (1 - sum(weights)), x0_hat), *differences)
+    return combine(m.b_s / m.b_t, xt, (scale * (1 - sum(weights)), x0_hat), *differences)
 
 
 def _weights(r: list[float], h: float) -> list[float]:

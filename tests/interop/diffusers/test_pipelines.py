@@ -77,7 +77,7 @@ def test_a_pipeline_saved_here_samples_there_like_ours(prediction, tmp_path):
     generator = torch.Generator().manual_seed(7)
     xt = samplers.start_noise((2, 3, 8, 8), generator)
     denoiser = denoise.from_network(ours, schedule, prediction, x0_max=1.0)
-    x0 = samplers.ddpm(denoiser, schedule, xt, samplers.uniform_times(schedule, 8), generator)
+    x0 = samplers.ddpm(denoiser, schedule, xt, samplers.uniform_times(schedule, 8), generator=generator)
     # Their tables are float32: 1 − ᾱ_t carries 6e-8 / (1 − ᾱ_1) ≈ 1e-6, and the steps add up.
     torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-4)
     assert found.std() > 0.05
@@ -135,7 +135,7 @@ def test_weights_are_safetensors_or_nothing(tmp_path):
     [(schedules.Flow(), "u"), (schedules.EDM(20.0, 0.7), "F"), (schedules.EDM(), "F")],
 )
 def test_a_flow_and_edm_saved_here_sample_there_like_ours(schedule, prediction, tmp_path):
-    """The pipeline's own loop, from the noise that `start_noise` draws; our `euler` on the same times."""
+    """The pipeline's own loop, from the noise that `start_noise` draws; our `ddim` on the same times."""
     ours = randomised(UNet(replace(SIZES["tiny"], image_channels=3)))
     save_pipeline(tmp_path, ours, schedule, prediction, image_size=8)
     pipeline = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
@@ -150,7 +150,7 @@ def test_a_flow_and_edm_saved_here_sample_there_like_ours(schedule, prediction, 
     assert vars(schedule_again) == vars(schedule)
     times = pipeline.scheduler.sigmas.double().clamp(max=schedule.T).tolist()  # 80 in float32, and a hair above
     xt = samplers.start_noise((2, 3, 8, 8), torch.Generator().manual_seed(7), schedule=schedule)
-    x0 = samplers.euler(denoise.from_network(again, schedule_again, prediction), schedule_again, xt, times)
+    x0 = samplers.ddim(denoise.from_network(again, schedule_again, prediction), schedule_again, xt, times)
     # Both are float32, 6e-8 at each of the few operations of each of the 8 steps.
     torch.testing.assert_close(found, (x0 / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
     assert found.std() > 0.05
@@ -172,7 +172,7 @@ def test_the_times_of_a_flow_and_of_edm_are_those_that_their_network_is_told(tmp
 
         times = pipeline.scheduler.sigmas.double().clamp(max=schedule.T).tolist()
         xt = samplers.start_noise((2, 3, 8, 8), torch.Generator().manual_seed(7), schedule=schedule)
-        samplers.euler(denoise.from_network(network, schedule, prediction), schedule, xt, times)
+        samplers.ddim(denoise.from_network(network, schedule, prediction), schedule, xt, times)
         assert len(here) == 5
         for (x, t), (their_x, their_t) in zip(here, there, strict=True):
             torch.testing.assert_close(x, their_x, rtol=1e-5, atol=1e-6)
