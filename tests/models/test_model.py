@@ -43,7 +43,7 @@ def test_guidance_extrapolates_from_nothing_to_the_label(generator):
 
 def test_guidance_acts_in_its_interval_and_away_from_its_bad_model(generator):
     good, bad, (xt, t) = tiny(), tiny(seed=1), asked(generator)
-    sigma = float(SCHEDULE.sigma(t)[0])
+    sigma = float(SCHEDULE.at(t).sigma[0])
     plain, free = good.denoiser(Y)(xt, t), good.denoiser(Y, 2.0)(xt, t)
     for interval, expected in {(0.0, sigma): free, (sigma, math.inf): plain, (0.5 * sigma, 2 * sigma): free}.items():
         assert torch.equal(good.denoiser(Y, Guidance(2.0, interval))(xt, t), expected)
