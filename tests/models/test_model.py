@@ -115,7 +115,7 @@ def test_classes_come_in_turn(wanted, expected):
         (1.0, "classes are whole numbers, one or several, such as 7 or \\[0, 1, 2\\]; got 1.0"),
         ([True], "classes are whole numbers"),
         ([], "classes are whole numbers"),
-        ({7}, "classes are whole numbers, .* got {7}"),
+        ({7}, "classes are whole numbers, .* got \\{7"),
         ("cat", "a class is a whole number, or several between commas, got 'cat'"),
         ([0, 1, 2, 0], "got 4 classes for 3 pictures; give as many seeds, or fewer classes"),
     ],
