@@ -1,7 +1,7 @@
 """Find the images of any step, without the steps before it."""
 
 import torch
-from diffusion_book.training.trainer import seed_of
+from diffusion_book.training.order import seed_of
 
 
 def batch_at(step: int, n: int, B: int, seed: int) -> torch.Tensor:
@@ -21,7 +21,7 @@ def batch_at(step: int, n: int, B: int, seed: int) -> torch.Tensor:
 
 
 def check(batch_at):
-    from diffusion_book.training.trainer import batch_index
+    from diffusion_book.training.order import batch_index
 
     n, B, seed = 10, 4, 3
     row = torch.cat([batch_at(step, n, B, seed) for step in range(10)])

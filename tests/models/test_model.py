@@ -115,13 +115,26 @@ def test_classes_come_in_turn(wanted, expected):
         (1.0, "classes are whole numbers, one or several, such as 7 or \\[0, 1, 2\\]; got 1.0"),
         ([True], "classes are whole numbers"),
         ([], "classes are whole numbers"),
-        ("7", "classes are whole numbers, .* got '7'"),
+        ({7}, "classes are whole numbers, .* got \\{7"),
+        ("cat", "a class is a whole number, or several between commas, got 'cat'"),
         ([0, 1, 2, 0], "got 4 classes for 3 pictures; give as many seeds, or fewer classes"),
     ],
 )
 def test_what_is_no_class_is_told(wanted, message):
     with pytest.raises(ValueError, match=message):
         Labels(3).conditions(wanted, 3)
+
+
+def test_classes_that_have_names_are_called_by_them():
+    """Those of a folder's subfolders, or of a data set."""
+    recipe = dataclasses.replace(RECIPE, data="folder:pets", labels="folders", class_names=("cat", "dog", "fish"))
+    found = tiny(card=Card(recipe=recipe)).conditioner
+    assert found.conditions(["dog", 0, "fish"], 3)["y"].tolist() == [1, 0, 2]
+    assert found.conditions("dog", 2)["y"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"unknown class 'fsh' \(did you mean 'fish'\?\); choose one of cat"):
+        found.conditions("fsh", 1)
+    icons = tiny(card=Card(recipe=dataclasses.replace(RECIPE, data="icons")), classes=10).conditioner
+    assert icons.conditions("animals", 1)["y"].tolist() == [2]
 
 
 def test_a_model_without_classes_can_be_told_nothing_alone():

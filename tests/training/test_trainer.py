@@ -27,7 +27,8 @@ from torch import nn
 from diffusion_book import _files, losses
 from diffusion_book.data import Images
 from diffusion_book.training import CheckpointError, RunConfig, Trainer, checkpoint
-from diffusion_book.training.trainer import _order, batch_index, flatten, seed_of, unflatten
+from diffusion_book.training.checkpoint import flatten, unflatten
+from diffusion_book.training.order import _order, batch_index, seed_of
 
 KILLS = int(os.environ.get("DIFFUSION_BOOK_KILLS", "2"))
 

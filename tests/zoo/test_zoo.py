@@ -14,7 +14,7 @@ DENOISERS = [name for name, card in CARDS.items() if card.recipe.denoises]
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(ValueError, match=r"unknown model 'mnist-une' \(did you mean 'mnist-unet'\?\); choose one of"):
         zoo.weights("mnist-une")
-    with pytest.raises(ValueError, match=r"choose one of mnist-classifier, .*mnist-unet"):
+    with pytest.raises(ValueError, match=r"choose one of icons-unet, mnist-classifier, .*mnist-unet"):
         zoo.recipe("mnist-une")
 
 

@@ -1,6 +1,7 @@
 """`diffusion-book sample`: pictures from a model."""
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ def sample(
     model: options.Model,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", "-c", help="What to draw: 7, or 0,1,2 in turn; may be repeated. [default: anything]"),
+        typer.Option(
+            "--class", "-c", help="What to draw: 7, or 0,1,2 in turn, or names; may be repeated. [default: anything]"
+        ),
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", "-n", min=1, help="Pictures in all. [default: 16, or each class equally]")
@@ -51,7 +54,7 @@ def sample(
     from diffusion_book.data import pictures
 
     pictures.check_out(out)
-    wanted = _numbers(classes or [])
+    wanted = [int(word) if re.fullmatch(r"[+-]?\d+", word) else word for word in _words(classes or [])]
     count = count or -(-16 // max(1, len(wanted))) * max(1, len(wanted))
     if not -(2**63) <= seed <= 2**63 - count:
         raise ValueError(f"the seeds of {count} pictures must lie between −2^63 and 2^63 − 1, got --seed {seed}")
@@ -73,15 +76,12 @@ def sample(
     )
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
-    pictures.write(x, out, columns, seeds, labels)
+    y = None if labels is None else found.conditioner.conditions(labels, count)["y"].tolist()
+    pictures.write(x, out, columns, seeds, y)
     typer.echo(f"{count} pictures: {out}")
     if by_card and guided.w != 1:
         typer.echo(f"guidance: {guided.w:g} {guided.where}, which the model's card found best")
 
 
-def _numbers(texts: list[str]) -> list[int]:
-    parts = [part.strip() for text in texts for part in text.split(",")]
-    try:
-        return [int(part) for part in parts]
-    except ValueError:
-        raise ValueError(f"a class is a whole number, or several between commas, got {', '.join(texts)!r}") from None
+def _words(texts: list[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]

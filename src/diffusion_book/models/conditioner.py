@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions
 
-Wanted = int | Sequence[int] | Tensor | None
-"""One class for all pictures; several, which come in turn; or None, for anything."""
+Wanted = int | str | Sequence[int | str] | Tensor | None
+"""One class for all pictures, by its number or name; several, which come in turn; or None, for anything."""
 
 
 class Conditioner(Protocol):
@@ -33,15 +34,17 @@ class Conditioner(Protocol):
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes by their numbers.
+    """Classes by their numbers, or by the names that the data gives them.
 
     Attributes:
         classes: how many; 0 for a network that knows none.
         dropped: whether labels were dropped in training, so that the network can also be told nothing.
+        names: what the classes are called, number by number; () where nobody named them.
     """
 
     classes: int
     dropped: bool = True
+    names: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> Conditions:
@@ -59,7 +62,7 @@ class Labels:
             return {}
         if not self.classes:
             raise ValueError("this model was trained without classes; leave --class out")
-        y = _whole_numbers(wanted)
+        y = self._numbers(wanted)
         wrong = y[(y < 0) | (y >= self.classes)].tolist()
         if wrong:
             raise ValueError(f"this model knows the classes 0 … {self.classes - 1}, got {wrong[0]}")
@@ -75,12 +78,21 @@ class Labels:
                 "for every picture, condition_dropout = 0, and never learned to draw without)"
             )
 
+    def _numbers(self, wanted: int | str | Sequence[int | str] | Tensor) -> Tensor:
+        several: Any = [wanted] if isinstance(wanted, Integral | str) else wanted
+        if isinstance(several, Sequence):
+            several = [self._number(one) if isinstance(one, str) else one for one in several]
+        try:
+            y = torch.as_tensor(several)
+        except (TypeError, ValueError, RuntimeError):  # torch's, of what is no array of numbers
+            y = torch.empty(0)
+        if y.ndim != 1 or not len(y) or y.is_floating_point() or y.dtype == torch.bool:
+            raise ValueError(f"classes are whole numbers, one or several, such as 7 or [0, 1, 2]; got {wanted!r:.80}")
+        return y.long()
 
-def _whole_numbers(wanted: int | Sequence[int] | Tensor) -> Tensor:
-    try:
-        y = torch.as_tensor([wanted] if isinstance(wanted, Integral) else wanted)
-        if y.ndim == 1 and len(y) and not y.is_floating_point() and y.dtype != torch.bool:
-            return y.long()
-    except (TypeError, ValueError):  # torch's, of what is no array of numbers
-        pass
-    raise ValueError(f"classes are whole numbers, one or several, such as 7 or [0, 1, 2]; got {wanted!r:.80}")
+    def _number(self, name: str) -> int:
+        if not self.names:
+            raise ValueError(f"a class is a whole number, or several between commas, got {name!r}")
+        if name not in self.names:
+            raise ValueError(unknown("class", name, self.names))
+        return self.names.index(name)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffusion_book.conditions import Conditions, checked
 from diffusion_book.data import DATASETS, describe
+from diffusion_book.data.icons import CLASSES
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import autoguidance, classifier_free_batched, interval, threshold
 from diffusion_book.models.card import Card
@@ -85,7 +86,8 @@ class Model:
         config: Any = network.config
         recipe = card.recipe
         dropped = recipe is None or recipe.condition_dropout > 0
-        conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True))
+        names = _class_names(recipe) if recipe else ()
+        conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True), names)
         side = size or (recipe and _side(recipe))
         stride = getattr(config, "stride", 1)
         if side and side % stride:
@@ -162,6 +164,10 @@ class Model:
 def _side(recipe: RunConfig) -> int | None:
     """Of the images that a recipe names; a folder's, where it does not say, nobody knows."""
     return recipe.size or (describe(recipe.data).size if recipe.data in DATASETS else None)
+
+
+def _class_names(recipe: RunConfig) -> tuple[str, ...]:
+    return CLASSES if recipe.data == "icons" else recipe.class_names
 
 
 def _for_each(nothing: Tensor, values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -129,6 +130,20 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what a run that was killed while writing has left."""
     for leftover in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
+
+
+def flatten(optimiser: dict[str, Any]) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: {"0.exp_avg": …}, by the number of the parameter."""
+    return {f"{index}.{name}": value for index, state in optimiser["state"].items() for name, value in state.items()}
+
+
+def unflatten(tensors: dict[str, Tensor], optimiser: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, with the groups of a fresh optimiser's state."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": optimiser["param_groups"]}
 
 
 def _manifest(checkpoint: Path) -> tuple[int, dict[str, str], dict[str, str]]:

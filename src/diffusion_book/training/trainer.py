@@ -25,11 +25,12 @@ from tqdm import tqdm
 from diffusion_book._files import expanded, locked, write_whole
 from diffusion_book.data import Examples
 from diffusion_book.training import checkpoint
-from diffusion_book.training.checkpoint import CheckpointError
+from diffusion_book.training.checkpoint import CheckpointError, flatten, unflatten
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.loop import autocast, resolve, step_scaled, warm_up_then_cosine
 from diffusion_book.training.objective import Batch, Objective, flip_half
+from diffusion_book.training.order import batch_index, seed_of
 
 HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
 """What a run may be told anew when it goes on: it does not touch the weights."""
@@ -382,40 +383,3 @@ class Trainer:
                 if json.loads(line)["step"] <= self.step:
                     kept.append(line)
         write_whole(log, "".join(f"{line}\n" for line in kept).encode())
-
-
-def seed_of(seed: int, *purpose: str | int) -> int:
-    """A seed for one purpose, unrelated to those of all others: 32 bits of the SHA-256 of its name."""
-    text = " ".join(map(str, (seed, *purpose)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """Which of n examples a step sees: each once in an epoch, in an order that the epoch's number decides."""
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return torch.cat(
-        [
-            _order(n, seed, epoch)[max(places.start - epoch * n, 0) : places.stop - epoch * n]
-            for epoch in range(places.start // n, (places.stop - 1) // n + 1)
-        ]
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
-    return torch.randperm(n, generator=generator, device="cpu")  # also where somebody has set another default
-
-
-def flatten(optimiser: dict[str, Any]) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors: {"0.exp_avg": …}, by the number of the parameter."""
-    return {f"{index}.{name}": value for index, state in optimiser["state"].items() for name, value in state.items()}
-
-
-def unflatten(tensors: dict[str, Tensor], optimiser: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`, with the groups of a fresh optimiser's state."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": optimiser["param_groups"]}
