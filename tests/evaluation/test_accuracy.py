@@ -54,6 +54,8 @@ def test_accuracy_by_hand(classifier, test):
 def test_bad_input_is_told(train, test, classifier):
     with pytest.raises(ValueError, match="one int64 label for each of the 3 samples"):
         classification_accuracy_score(train.x[:3], train.conditions["y"][:2], test)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 2, got 1"):
+        classification_accuracy_score(train.x[:3], train.conditions["y"][:3], test, batch_size=1)
     with pytest.raises(ValueError, match=r"torch\.float32"):
         classification_accuracy_score(train.x[:3], train.conditions["y"][:3].float(), test)
     with pytest.raises(ValueError, match=r"labels must be an int64 tensor \[N\], got list; use torch.tensor\(labels\)"):

@@ -28,6 +28,14 @@ def test_the_features_are_the_networks_whatever_the_batches(network, generator):
         torch.testing.assert_close(extract(extractor, given, batch_size=5), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_compiled_network_is_the_same_extractor(network, generator):
+    """Its hash is of the weights and not of what `torch.compile` calls them, or nothing kept by it would be found."""
+    x = images(6, generator)
+    plain, compiled = from_classifier(network, "c"), from_classifier(torch.compile(network), "c")
+    assert compiled.sha256 == plain.sha256
+    assert torch.equal(extract(compiled, x), extract(plain, x))
+
+
 def test_samples_are_rounded_to_bytes_as_the_data_were(generator):
     x = images(4, generator)
     jittered = (x + 0.003 * (torch.rand(x.shape, generator=generator) - 0.5)).clamp(-1, 1)  # less than half a step

@@ -1,12 +1,13 @@
 """Networks from descriptions: what is built, that nothing is lost on the way back, and which mistakes are told."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 
 from diffusion_book.nn import MLP, Classifier, DiT, UNet, UNetConfig, build, describe
-from diffusion_book.nn.build import check_fields, configure
+from diffusion_book.nn.build import check_fields, configure, uncompiled
 
 UNET = {"kind": "unet", "channels": 8, "channel_mults": [1, 1.5], "attention_levels": [], "groups": 4, "classes": 3}
 DIT = {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "image_channels": 3}
@@ -31,11 +32,20 @@ def test_a_named_size_is_that_size_with_changes():
     assert build({"kind": "unet", "size": "tiny", "classes": 10}).config == UNetConfig.named("tiny", classes=10)
 
 
-def test_a_description_from_before_mixers_and_pooled_texts_is_of_the_same_network():
-    """The headers of the zoo's files name every field that there was, and not these two."""
-    was = {name: value for name, value in describe(build(UNET)).items() if name not in ("mixer", "pooled_dim")}
-    assert build(was).config == build(UNET).config
-    assert (build(was).config.mixer, build(was).config.pooled_dim) == ("attention", 0)
+def test_a_description_does_not_speak_of_mixers_and_pooled_texts_where_there_are_none():
+    """The headers of the first files name every field that there was, and not these two."""
+    said = describe(build(UNET))
+    assert set(said) == {"kind", *(field.name for field in fields(UNetConfig))} - {"mixer", "pooled_dim"}
+    assert (build(said).config.mixer, build(said).config.pooled_dim) == ("attention", 0)
+    assert describe(build({**UNET, "pooled_dim": 5})) == {**said, "pooled_dim": 5}
+
+
+def test_a_compiled_network_has_the_description_and_the_names_of_its_own():
+    network = build(UNET)
+    compiled = torch.compile(network, backend="eager")
+    assert describe(compiled) == describe(network)
+    assert uncompiled(compiled) is uncompiled(network) is network
+    assert list(compiled.state_dict()) != list(uncompiled(compiled).state_dict())
 
 
 def test_configure_builds_no_weights():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from diffusion_book import denoise, process, schedules
+from diffusion_book import denoise, models, process, schedules
 from diffusion_book.conditions import Conditions
 from diffusion_book.data import GaussianMixture, ring_of_gaussians
 from diffusion_book.nn import MLP
@@ -123,6 +123,36 @@ def test_one_seed_gives_the_same_weights_bit_by_bit():
     first, second, other = run(10), run(11), run(20)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_one_seed_gives_the_same_weights_with_dropout_too_and_leaves_the_callers_generator_alone():
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(3)
+        network = MLP(2, 16, 1)
+        network.layers[0].append(nn.Dropout(0.5))
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        train(network, ring_of_gaussians(), SCHEDULE, SHORT)
+        assert torch.equal(torch.get_rng_state(), before)
+        return network.last.weight
+
+    assert torch.equal(run(10), run(11))
+
+
+def test_a_network_of_which_nothing_can_be_trained_is_refused():
+    """Averages and the networks of the zoo are frozen; one frozen layer is no mistake."""
+    first = train(MLP(2, 16, 1), ring_of_gaussians(), SCHEDULE, SHORT)
+    for network in (first.ema, models.load("mnist-unet").network, nn.Identity()):
+        with pytest.raises(
+            ValueError, match=r"no weight of this network requires a gradient, .*requires_grad_\(True\)"
+        ):
+            train(network, ring_of_gaussians(), SCHEDULE, SHORT)
+    again = first.ema.requires_grad_(True)
+    again.first.requires_grad_(False)
+    frozen, free = again.first.weight.clone(), again.last.weight.clone()
+    train(again, ring_of_gaussians(), SCHEDULE, SHORT)
+    assert torch.equal(again.first.weight, frozen)
+    assert not torch.equal(again.last.weight, free)
 
 
 def test_a_bad_decay_is_refused_before_a_batch_is_drawn():

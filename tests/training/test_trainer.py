@@ -33,6 +33,7 @@ from diffusion_book.training.order import _order, batch_index, seed_of
 KILLS = int(os.environ.get("DIFFUSION_BOOK_KILLS", "2"))
 
 UNET = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4, "dropout": 0.1}
+CLASSIFIER = {"kind": "classifier", "channels": 4, "features": 8}
 TINY = {
     "network": UNET,
     "batch_size": 8,
@@ -146,7 +147,7 @@ def test_it_returns_the_average_ready_to_sample(whole, tmp_path):
 
 
 def test_a_classifier_trains_and_its_log_has_no_times(tmp_path):
-    network = run(tmp_path, network={"kind": "classifier", "channels": 4, "features": 8}, log_every=1, decay="none")
+    network = run(tmp_path, network=CLASSIFIER, log_every=1, decay="none")
     assert network.config.classes == 3
     lines = log(tmp_path)
     assert [line["loss_by_time"] for line in lines] == [[]] * 12
@@ -436,6 +437,34 @@ def test_what_does_not_touch_weights_may_change_and_tuples_are_lists(whole, tmp_
     assert outcome(tmp_path)[0] == outcome(whole)[0] | {"sha256": outcome(tmp_path)[0]["sha256"]}
     for part in ("network", "ema", "optimiser"):
         assert outcome(tmp_path)[0]["sha256"][part] == outcome(whole)[0]["sha256"][part]
+
+
+@pytest.mark.parametrize(
+    ("network", "free"),
+    [({**UNET, "dropout": 0.0}, True), (UNET, False), (CLASSIFIER, False)],
+    ids=["neither", "dropout", "batch norm"],
+)
+def test_the_number_of_pieces_may_change_where_no_layer_asks_for_it(network, free, tmp_path):
+    """Batch norm takes its statistics of a piece, and dropout draws for each: other pieces are then another run."""
+    changes = {"network": network, "condition_dropout": 0.0}
+    with pytest.raises(PowerCutError):
+        run(tmp_path, **changes, **cut_after(7))
+    before = outcome(tmp_path)
+    if free:
+        run(tmp_path, resume=True, accumulate=4, **changes)
+        return
+    with pytest.raises(CheckpointError, match=r"other processes × accumulate \(1 × 1…, now 1 × 4…\)"):
+        run(tmp_path, resume=True, accumulate=4, **changes)
+    assert outcome(tmp_path) == before
+    run(tmp_path, resume=True, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"accumulate": 8}], ids=str)
+def test_pieces_of_one_example_are_refused_where_there_is_batch_norm(changes, tmp_path):
+    with pytest.raises(ValueError, match="a piece is one example: give a batch_size of at least two for each process"):
+        run(tmp_path / "run", network=CLASSIFIER, condition_dropout=0.0, **changes)
+    assert not (tmp_path / "run").exists()
+    run(tmp_path / "run", steps=1, **changes)  # a U-Net has no batch norm
 
 
 # Float16 -------------------------------------------------------------------------------------------------------
@@ -896,6 +925,14 @@ def test_two_processes_that_were_killed_go_on_to_the_same_end(two):
     assert reached(two / "cut") == 3
     assert by_two(two, cut=SIX) == ["from step 3"] * 2
     assert outcome(two / "cut") == outcome(two / "whole")
+
+
+def test_dropout_in_two_processes_does_not_go_on_in_one(two, tmp_path):
+    """Which masks it draws depends on the process: two with two parts each are not one with four, either."""
+    shutil.copytree(two / "whole", tmp_path / "whole")
+    for accumulate in (1, 2, 4):
+        with pytest.raises(CheckpointError, match=rf"processes × accumulate \(2 × 2…, now 1 × {accumulate}…\)"):
+            run(tmp_path / "whole", resume=True, **{**SIX, "accumulate": accumulate})
 
 
 def test_two_processes_of_which_each_has_a_folder_go_on_only_from_the_same_checkpoint(two, tmp_path):

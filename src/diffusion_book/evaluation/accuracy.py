@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffusion_book._checks import at_least
 from diffusion_book.data import Images
 from diffusion_book.data.images import check_images
 from diffusion_book.nn import Classifier, ClassifierConfig
@@ -54,7 +55,8 @@ def classification_accuracy_score(
     Args:
         samples: [N, C, H, W] in [−1, 1]. labels: [N] int64, the classes that were asked for.
         test: real images with labels.
-        steps, batch_size, learning_rate: of the training, AdamW with a cosine fall of the rate.
+        steps, batch_size, learning_rate: of the training, AdamW with a cosine fall of the rate. A batch has two samples
+            or more, whose mean and variance the classifier's normalisation takes.
         config: of the classifier; by default a small one for these images and labels.
 
     Raises:
@@ -62,6 +64,7 @@ def classification_accuracy_score(
 
     Source: Ravuri and Vinyals 2019.
     """
+    at_least(2, batch_size=batch_size)
     check_images(samples, bright=bool(test.x.min() >= 0))  # as the images of the test are, so samples may be
     check_labels(labels, len(samples))
     if "y" not in test.conditions:

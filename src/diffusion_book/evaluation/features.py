@@ -17,6 +17,7 @@ from tqdm import tqdm
 from diffusion_book._checks import at_least
 from diffusion_book.data.images import check_images, from_uint8, seems_in_0_to_1, to_uint8
 from diffusion_book.nn import Classifier
+from diffusion_book.nn.build import uncompiled
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def from_module(
         network: maps images to [B, dim], on whichever device it is.
         function: (network, images) → [B, dim], where calling the network is not what is wanted.
     """
-    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = copy.deepcopy(uncompiled(network)).eval().requires_grad_(False)
     device = next((parameter.device for parameter in frozen.parameters()), torch.device("cpu"))
 
     def run(images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from diffusion_book.models import runs
 from diffusion_book.models.card import Card, versions
 from diffusion_book.models.model import Model
 from diffusion_book.nn import Classifier, build, describe
+from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
 from diffusion_book.training.config import build_schedule
@@ -106,14 +107,18 @@ def save(
 ) -> str:
     """Write a network in half precision, with what `load` must know → the file's SHA-256.
 
+    A tensor that float16 cannot hold, since it reaches beyond 65504 or is tiny as a whole, is kept in float32.
+
     Args:
+        network: of a kind that `nn.build` knows, compiled or not.
         schedule, T: as `schedules.by_name` takes them; None for a classifier. prediction: what the network outputs.
 
     Raises:
         OSError: the disk is full or the folder read-only; a file that was there before still is.
     """
     description = {"network": describe(network), "schedule": schedule, "T": T, "prediction": prediction}
-    tensors = {name: _halve(tensor.detach().cpu()).contiguous() for name, tensor in network.state_dict().items()}
+    state = uncompiled(network).state_dict()
+    tensors = {name: _halve(tensor.detach().cpu()).contiguous() for name, tensor in state.items()}
     content = safetensors.torch.save(tensors, metadata={"diffusion_book": json.dumps(description)})
     write_whole(Path(path), content)
     return hashlib.sha256(content).hexdigest()
@@ -195,7 +200,12 @@ def _described(path: Path, content: bytes) -> tuple[nn.Module, Schedule | None, 
 
 
 def _halve(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
+    """In float16, or in float32 where that rounds off more than its 11 bits of the tensor's largest number."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    half, exact = tensor.half(), tensor.float()
+    lost = (half.float() - exact).abs().amax()
+    return exact if lost > exact.abs().amax() / 2**11 else half
 
 
 def _widen(tensor: Tensor) -> Tensor:

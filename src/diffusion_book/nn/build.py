@@ -22,8 +22,8 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 """What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
 
-A new network is its own file and a line here. Training fills in `image_channels` and `classes` from the data; sizes
-with names are a class method `named`.
+A new network is its own file and a line here. Training fills in `image_channels` and `classes` from the data, and asks
+for `no_label`; sizes with names are a class method `named`.
 """
 
 
@@ -61,14 +61,31 @@ def configure(description: Mapping[str, Any]) -> tuple[type[nn.Module], Any]:
 def describe(network: nn.Module) -> dict[str, Any]:
     """The inverse of `build`, up to the weights: the kind, and every field of the configuration.
 
+    Of those that are `unet_config.LATER` only what is not the default: a file that is written again is the same file.
+
+    Args:
+        network: compiled or not.
+
     Raises:
         ValueError: the network is of no kind that `build` knows.
     """
+    network = uncompiled(network)
     for kind, (of_kind, _) in KINDS.items():
         if isinstance(network, of_kind):
             config: Any = network.config
-            return {"kind": kind, **dataclasses.asdict(config)}
+            fields = {field.name: field for field in dataclasses.fields(config)}
+            said = {
+                name: value
+                for name, value in dataclasses.asdict(config).items()
+                if not fields[name].metadata.get("later") or value != fields[name].default
+            }
+            return {"kind": kind, **said}
     raise ValueError(f"{type(network).__name__} is none of the kinds {', '.join(KINDS)}")
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """The network inside of what `torch.compile` made of it: there its weights have their own names."""
+    return getattr(network, "_orig_mod", network)
 
 
 def check_fields(values: Mapping[str, Any], of: type[Any], where: str) -> None:

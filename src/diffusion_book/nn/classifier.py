@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from diffusion_book._checks import at_least, check_floating
+from diffusion_book._checks import at_least
+from diffusion_book.nn.inputs import check_images
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,9 @@ class Classifier(nn.Module):
         """[B, C, H, W] in [−1, 1] → [B, D], none negative.
 
         Raises:
-            ValueError: the shape does not fit, or x is not floating point.
+            ValueError: the shape does not fit, or x is not floating point, as the weights are.
         """
-        if x.ndim != 4 or x.shape[1] != self.config.image_channels:
-            raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
-        check_floating("images", x)
+        check_images(x, self.config.image_channels, self.body)
         features: Tensor = self.body(x)
         return features
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_book._checks import at_least, check_floating, check_time_of_each
+from diffusion_book._checks import at_least, check_time_of_each
 from diffusion_book._names import unknown
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
+from diffusion_book.nn.inputs import check_images
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,7 @@ class DiT(nn.Module):
         return unpatchify(self.head(self.norm(h) * (1 + scale) + shift), rows, columns, self.config.patch)
 
     def _check(self, x: Tensor, t: Tensor, y: Tensor | None) -> None:
-        if x.ndim != 4 or x.shape[1] != self.config.image_channels:
-            raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
-        check_floating("images", x)
+        check_images(x, self.config.image_channels, self.stem)
         if x.shape[2] % self.config.patch or x.shape[3] % self.config.patch:
             raise ValueError(
                 f"image sides must be multiples of the patch, {self.config.patch}, got {x.shape[2]}×{x.shape[3]}; "

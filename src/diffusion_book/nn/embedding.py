@@ -6,9 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_book.nn.inputs import dtype_of
+
 
 def timestep_embedding(
-    t: Tensor, dim: int, max_period: float = 10_000.0, frequency_shift: int = 0, sines_first: bool = False
+    t: Tensor,
+    dim: int,
+    max_period: float = 10_000.0,
+    frequency_shift: int = 0,
+    sines_first: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Sines and cosines of t at `dim`/2 frequencies from 1 down to 1/max_period (Vaswani et al. 2017, section 3.5).
 
@@ -19,9 +26,10 @@ def timestep_embedding(
         dim: even number of features.
         frequency_shift: 0 stops one step short of the frequency 1/max_period; 1 reaches it, as Ho et al. 2020 do.
         sines_first: the other order of the two halves.
+        dtype: of the angles; float32 or better, since bfloat16 knows no number between 996 and 1000.
 
     Returns:
-        [B, dim] float32: cosines first, then sines.
+        [B, dim] of that dtype: cosines first, then sines.
 
     Raises:
         ValueError: t is not [B]; dim is odd, or too small for the shift; or max_period is no period.
@@ -39,8 +47,9 @@ def timestep_embedding(
         raise ValueError(
             f"frequency_shift = {frequency_shift} needs more than {frequency_shift} frequencies, got {half}"
         )
-    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device) / (half - frequency_shift))
-    angle = t.float()[:, None] * frequency
+    k = torch.arange(half, dtype=dtype, device=t.device)
+    frequency = torch.exp(-math.log(max_period) * k / (half - frequency_shift))
+    angle = t.to(dtype)[:, None] * frequency
     waves = [angle.sin(), angle.cos()] if sines_first else [angle.cos(), angle.sin()]
     return torch.cat(waves, dim=1)
 
@@ -63,10 +72,15 @@ class TimeEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(dim, out), nn.SiLU(), nn.Linear(out, out))
 
     def forward(self, t: Tensor) -> Tensor:
+        of_weights = dtype_of(self.layers, torch.float32)
         waves = timestep_embedding(
-            t - self.origin, self.dim, frequency_shift=self.frequency_shift, sines_first=self.sines_first
+            t - self.origin,
+            self.dim,
+            frequency_shift=self.frequency_shift,
+            sines_first=self.sines_first,
+            dtype=torch.promote_types(of_weights, torch.float32),
         )
-        return self.layers(waves)
+        return self.layers(waves.to(of_weights))
 
 
 class ClassEmbedding(nn.Module):
@@ -87,8 +101,9 @@ class ClassEmbedding(nn.Module):
         """Vectors of the labels y [B]; None means no label for all of the batch.
 
         Raises:
-            ValueError: y is not integer, has another shape, or names a class that there is not. The last is seen on a
-                CPU only: reading a label from a GPU would hold up every step, and torch stops there by itself.
+            ValueError: y is no tensor, is not integer, has another shape, or names a class that there is not. The last
+                is seen on a CPU only: reading a label from a GPU would hold up every step, and torch stops there by
+                itself.
         """
         if y is None:
             if not self.no_label:

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from diffusion_book._checks import at_least, check_floating, check_time_of_each
+from diffusion_book._checks import at_least, check_time_of_each
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
+from diffusion_book.nn.inputs import check_dtype
 
 
 class MLP(nn.Module):
@@ -36,9 +37,9 @@ class MLP(nn.Module):
         self.last = nn.Linear(width, dim)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.dim:
+        if isinstance(x, Tensor) and (x.ndim != 2 or x.shape[1] != self.dim):
             raise ValueError(f"expected points [B, {self.dim}], got shape {tuple(x.shape)}")
-        check_floating("points", x)
+        check_dtype("points", x, self.first)
         check_time_of_each("points", x, t)
         embedding = self.embed_time(t)
         if self.embed_class is None and y is not None:

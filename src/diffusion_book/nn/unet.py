@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_book._checks import check_floating, check_time_of_each
+from diffusion_book._checks import check_time_of_each
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
+from diffusion_book.nn.inputs import check_dtype, check_images
 from diffusion_book.nn.unet_config import Mixer, UNetConfig
 
 
@@ -215,9 +216,7 @@ class UNet(nn.Module):
         pooled: Tensor | None,
     ) -> None:
         """A ValueError unless these inputs fit each other and this network; see `forward`."""
-        if x.ndim != 4 or x.shape[1] != self.config.image_channels:
-            raise ValueError(f"expected images [B, {self.config.image_channels}, H, W], got shape {tuple(x.shape)}")
-        check_floating("images", x)
+        check_images(x, self.config.image_channels, self.stem)
         if x.shape[2] % self.config.stride or x.shape[3] % self.config.stride:
             raise ValueError(
                 f"image sides must be multiples of {self.config.stride} for this U-Net, got {x.shape[2]}×{x.shape[3]}; "
@@ -227,9 +226,9 @@ class UNet(nn.Module):
         if y is not None and self.embed_class is None:
             raise ValueError("this U-Net has no classes (classes=0), so it takes no labels y")
         if pooled is not None:
-            if not self.config.pooled_dim:
+            if self.embed_pooled is None:
                 raise ValueError("this U-Net takes no vector of a text (pooled_dim=0), so it takes no pooled")
-            check_floating("pooled", pooled)
+            check_dtype("pooled", pooled, self.embed_pooled)
             if pooled.shape != (len(x), self.config.pooled_dim):
                 raise ValueError(
                     f"expected pooled [{len(x)}, {self.config.pooled_dim}], got shape {tuple(pooled.shape)}"
@@ -241,10 +240,14 @@ class UNet(nn.Module):
         dim = self.config.context_dim
         if not dim:
             raise ValueError("this U-Net reads no text (context_dim=0), so it takes no context")
+        check_dtype("context", context, self.stem)
         if context.ndim != 3 or context.shape[0] != len(x) or context.shape[2] != dim:
             raise ValueError(f"expected context [{len(x)}, L, {dim}], got shape {tuple(context.shape)}")
-        check_floating("context", context)
-        if context_mask is not None and (context_mask.dtype != torch.bool or context_mask.shape != context.shape[:2]):
+        if context_mask is None:
+            return
+        if not isinstance(context_mask, Tensor):
+            raise ValueError(f"context_mask must be a tensor [{len(x)}, L], got {type(context_mask).__name__}")
+        if context_mask.dtype != torch.bool or context_mask.shape != context.shape[:2]:
             raise ValueError(
                 f"context_mask must be boolean {tuple(context.shape[:2])}, true where a token counts, "
                 f"got {context_mask.dtype} {tuple(context_mask.shape)}"

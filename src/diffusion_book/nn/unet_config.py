@@ -1,7 +1,7 @@
 """What a U-Net is made of, and the sizes that have names. Chapter 5."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,9 @@ from diffusion_book._names import unknown
 from diffusion_book.nn.blocks import Conditioning
 
 Mixer = Literal["attention"]
+
+LATER = {"later": True}
+"""Of a field that there was not when the first files were written: it is said only where it is not the default."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class UNetConfig:
     classes: int = 0
     no_label: bool = True
     context_dim: int = 0
-    pooled_dim: int = 0
-    mixer: Mixer = "attention"
+    pooled_dim: int = field(default=0, metadata=LATER)
+    mixer: Mixer = field(default="attention", metadata=LATER)
     learned_variance: bool = False
     dropout: float = 0.0
     checkpoint: bool = False

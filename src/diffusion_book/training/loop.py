@@ -100,11 +100,13 @@ def train(
         on_step: told of every step and its loss.
 
     Raises:
-        ValueError: the data hands out no batches; conditions are to be dropped, and nothing is said to stand in their
-            place, or a label of the data is; or precision is "fp16" without CUDA.
+        ValueError: the data hands out no batches; no weight of the network can be trained; conditions are to be
+            dropped, and nothing is said to stand in their place, or a label of the data is; or precision is "fp16"
+            without CUDA.
         FloatingPointError: the loss became NaN or infinite; the message names the step.
     """
     _check_data(data)
+    _check_network(network)
     if config.condition_dropout > 0 and not nothing:
         raise ValueError(
             'condition_dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)} for ten classes'
@@ -120,32 +122,34 @@ def train(
     ema = EMA(network, config.ema_decay)
     losses = torch.empty(config.steps)
     network.train()
-    for step in tqdm(range(config.steps), desc="training", mininterval=1):
-        x0, conditions = data.batch(config.batch_size, generator)
-        x0 = flip_half(x0, generator) if config.flip else x0
-        t = draw_times(schedule, len(x0), generator)
-        eps = torch.randn(x0.shape, generator=generator)
-        conditions = drop(checked(conditions), nothing or {}, config.condition_dropout, generator)
-        x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
-        conditions = {name: values.to(device) for name, values in conditions.items()}
+    with own_randomness(device):
+        torch.manual_seed(config.seed)  # of dropout
+        for step in tqdm(range(config.steps), desc="training", mininterval=1):
+            x0, conditions = data.batch(config.batch_size, generator)
+            x0 = flip_half(x0, generator) if config.flip else x0
+            t = draw_times(schedule, len(x0), generator)
+            eps = torch.randn(x0.shape, generator=generator)
+            conditions = drop(checked(conditions), nothing or {}, config.condition_dropout, generator)
+            x0, eps = x0.to(device), eps.to(device)  # t stays: schedules compute in float64, which not every device has
+            conditions = {name: values.to(device) for name, values in conditions.items()}
 
-        with autocast(precision, device):
-            loss = simple_loss(network, schedule, x0, t, eps, config.prediction, conditions).mean()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
-        if step_scaled(optimiser, scaler):
-            ema.update(network)
-        rate.step()
+            with autocast(precision, device):
+                loss = simple_loss(network, schedule, x0, t, eps, config.prediction, conditions).mean()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+            if step_scaled(optimiser, scaler):
+                ema.update(network)
+            rate.step()
 
-        losses[step] = loss.detach()
-        if on_step is not None:
-            on_step(step, float(losses[step]))
+            losses[step] = loss.detach()
+            if on_step is not None:
+                on_step(step, float(losses[step]))
     network.eval()
     return TrainResult(ema.network, network, losses)
 
@@ -156,6 +160,19 @@ def _check_data(data: Source) -> None:
             f"data must hand out batches, as data.Images and data.GaussianMixture do, got {type(data).__name__}; "
             'pictures [N, C, H, W] in [−1, 1] are data.Images(x, {}, "mine")'
         )
+
+
+def _check_network(network: nn.Module) -> None:
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ValueError(
+            "no weight of this network requires a gradient, so there is nothing to train; averaged networks and those "
+            "of the zoo are frozen: call network.requires_grad_(True)"
+        )
+
+
+def own_randomness(device: torch.device) -> AbstractContextManager[None]:
+    """Where seeds can be set, and the caller's global generators are afterwards as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

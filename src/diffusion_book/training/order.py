@@ -4,7 +4,7 @@ import functools
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def seed_of(seed: int, *purpose: str | int) -> int:
@@ -28,3 +28,22 @@ def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
     return torch.randperm(n, generator=generator, device="cpu")  # also where somebody has set another default
+
+
+def sees_pieces(network: nn.Module, size: int) -> bool:
+    """Whether it changes the weights into how many pieces of this size a batch is cut.
+
+    Batch norm takes mean and variance of a piece, and dropout draws anew for each.
+
+    Raises:
+        ValueError: there is batch norm, and a piece is one example, which has no variance.
+    """
+    normalises = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
+    if normalises and size < 2:
+        raise ValueError(
+            "this network's batch norm takes the variance of a piece of a batch, and a piece is one example: give a "
+            "batch_size of at least two for each process and each part of accumulate"
+        )
+    return normalises or any(
+        isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p for layer in network.modules()
+    )

@@ -3,7 +3,8 @@
 Nothing random is kept between steps. Which images a step sees, and its times and noise, follow from the seed and the
 number of the step alone; so does its learning rate. What a checkpoint must hold is then only what training changes:
 the weights, their average, the optimiser's two moments and, in float16, the scale of the loss. And since every process
-draws the whole batch and takes its share, two processes see what one would have seen.
+draws the whole batch and takes its share, two processes see what one would have seen. Only batch norm and dropout ask
+into how many pieces a batch is cut: with them a run goes on in as many as it began with.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError, flatten, unflatten
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
-from diffusion_book.training.loop import autocast, resolve, step_scaled, warm_up_then_cosine
+from diffusion_book.training.loop import autocast, own_randomness, resolve, step_scaled, warm_up_then_cosine
 from diffusion_book.training.objective import Batch, Objective, flip_half
-from diffusion_book.training.order import batch_index, seed_of
+from diffusion_book.training.order import batch_index, seed_of, sees_pieces
 
 HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
-"""What a run may be told anew when it goes on: it does not touch the weights."""
+"""What a run may be told anew when it goes on: it does not touch the weights, see `sees_pieces` for `accumulate`."""
 
 BINS = 10
 """Equal parts of (0, T] for which the loss is logged on its own."""
@@ -78,9 +79,10 @@ class Trainer:
                 f"({self.accelerator.num_processes} processes × accumulate = {config.accumulate})"
             )
         self.data: Examples = build_data(config) if data is None else data
-        with self._own_randomness():
+        with own_randomness(self.device):
             torch.manual_seed(seed_of(config.seed, "weights"))
             network = build_network(config, self.data)
+        self.sees_pieces = sees_pieces(network, config.batch_size // parts)
         self.objective: Objective = build_objective(config, network)
         self.ema = EMA(network.to(self.device), config.ema_decay)
         optimiser = torch.optim.AdamW(
@@ -119,7 +121,7 @@ class Trainer:
         self.network.train()
         self._since = time.perf_counter()
         bar = {"total": self.config.steps, "initial": self.step, "desc": self.folder.name, "mininterval": 1}
-        with tqdm(**bar, disable=not self.accelerator.is_main_process) as progress, self._own_randomness():
+        with tqdm(**bar, disable=not self.accelerator.is_main_process) as progress, own_randomness(self.device):
             while self.step < self.config.steps:
                 grad_norm = self._train_step()
                 self.step += 1
@@ -176,10 +178,6 @@ class Trainer:
         if self.config.decay == "none":
             return min(1.0, (self.step + 1) / max(1, self.config.warmup))
         return warm_up_then_cosine(self.step, self.config)
-
-    def _own_randomness(self) -> contextlib.AbstractContextManager[None]:
-        """Where seeds can be set, and the caller's global generators are afterwards as they were."""
-        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
@@ -346,18 +344,21 @@ class Trainer:
 
     @functools.cached_property
     def _origin(self) -> dict[str, str]:
-        """All that decides the weights of a step: the configuration, and the images with their conditions."""
+        """All that decides the weights of a step: the configuration, the images with their conditions, the pieces."""
         config = {name: value for name, value in self.config.to_dict().items() if name not in HARMLESS}
-        return {
+        origin = {
             "configuration": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
             "images": f"{len(self.data)} with SHA-256 {self.data.sha256}",
         }
+        if self.sees_pieces:
+            origin["processes × accumulate"] = f"{self.accelerator.num_processes} × {self.config.accumulate}"
+        return origin
 
     def _load(self, path: Path) -> None:
         for what, theirs in checkpoint.origin(path).items():
             if theirs != self._origin.get(what):
                 raise CheckpointError(
-                    f"{path} belongs to a run with other {what} ({theirs[:30]}…, now {self._origin.get(what)!s:.30}…); "
+                    f"{path} belongs to a run with other {what} ({theirs:.30}…, now {self._origin.get(what)!s:.30}…); "
                     "go on with what it was begun with, or give another folder"
                 )
         step, parts = checkpoint.load(path)
