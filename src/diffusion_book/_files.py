@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def cache_folder(variable: str, *below: str) -> Path:
     except RuntimeError as error:
         raise OSError(f"there is no home directory; set {variable} to a folder that can be written to") from error
     return home.joinpath(".cache", "diffusion-book", *below)
+
+
+def once(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
+    """A mapping of these names and values, of which no name may be there twice: which one was meant?"""
+    values: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name} stands there twice, as {values[name]!r} and as {value!r}; take one out")
+        values[name] = value
+    return values
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from diffusion_book._checks import at_least
-from diffusion_book._files import expanded
+from diffusion_book._files import expanded, once
 from diffusion_book._names import unknown
 from diffusion_book.data import Examples, Images, load
 from diffusion_book.losses import (
@@ -216,23 +216,13 @@ def _parse(path: Path) -> dict[str, Any]:
             case ".yaml" | ".yml":
                 values = _parse_yaml(text)
             case ".json":
-                values = json.loads(text, object_pairs_hook=_once)
+                values = json.loads(text, object_pairs_hook=once)
             case other:
                 raise ValueError(f"a configuration is .toml, .yaml or .json, not {other!r}")
     except Exception as error:  # each parser has its own
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected names and values, got {type(values).__name__}")
-    return values
-
-
-def _once(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
-    """A mapping of these names and values, of which no name may be there twice: which one was meant?"""
-    values: dict[Any, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{name} stands there twice, as {values[name]!r} and as {value!r}; take one out")
-        values[name] = value
     return values
 
 
@@ -244,7 +234,7 @@ def _parse_yaml(text: str) -> object:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             own = (pair for pair in node.value if pair[0].tag != "tag:yaml.org,2002:merge")
-            _once([self.construct_object(part, True) for part in pair] for pair in own)
+            once([self.construct_object(part, True) for part in pair] for pair in own)
             return super().construct_mapping(node, deep)
 
         def construct_number(self, node: Any) -> int | float:

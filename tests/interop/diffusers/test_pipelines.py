@@ -207,7 +207,7 @@ def test_a_file_that_says_a_thing_twice_is_named(tmp_path):
     file = tmp_path / "unet" / "config.json"
     text = file.read_text("utf8")
     file.write_text(text.replace("{", '{"norm_eps": 1e-6,', 1), "utf8")
-    with pytest.raises(ValueError, match=r"config.json cannot be read \(it says twice what norm_eps is\)"):
+    with pytest.raises(ValueError, match=r"config.json cannot be read \(norm_eps stands there twice, as 1e-06 and as"):
         load_pipeline(tmp_path)
     file.write_text(text, "utf-8-sig")  # as an editor on Windows leaves it
     load_pipeline(tmp_path)
@@ -220,3 +220,11 @@ def test_home_is_found(tmp_path, monkeypatch):
     save_pipeline("~/pipeline", UNet(SIZES["tiny"]), schedules.linear(), "eps", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     assert load_pipeline("~/pipeline")[2] == "eps"
+
+
+def test_a_compiled_network_is_written_as_the_network_that_it_is(tmp_path):
+    unet = UNet(SIZES["tiny"])
+    save_pipeline(tmp_path, torch.compile(unet), schedules.Flow(), "u", 8)
+    again = load_pipeline(tmp_path)[0]
+    assert again.config == unet.config
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in unet.state_dict().items())

@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from _support.unet2d import K4, SCALE_SHIFT, T4, TINY
 from diffusion_book.interop import unet_from_diffusers, unet_to_diffusers
 from diffusion_book.interop.diffusers.unet import _OPTIONS
 from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
+from diffusion_book.nn.unet_config import Mixer
 
 CIFAR10 = {
     "_class_name": "UNet2DModel",
@@ -274,6 +276,7 @@ UNSAID = {"patch", "time_origin", "checkpoint"}
 
 def test_no_option_of_ours_is_left_unsaid():
     one_value = {"mixer"}  # there is no other mixer yet
+    assert get_args(Mixer) == ("attention",), "write the others, or see that they are refused"
     assert OTHERS.keys() | one_value == {field.name for field in fields(UNetConfig)}
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from diffusion_book._files import expanded, once
 from diffusion_book.interop.diffusers.package import diffusers
 from diffusion_book.interop.diffusers.schedulers import schedule_from_diffusers, schedule_to_diffusers
 from diffusion_book.interop.diffusers.unet import unet_from_diffusers, unet_to_diffusers
@@ -51,6 +52,7 @@ def save_pipeline(
 
     Source: of the schedules, Ho et al. 2020; Liu et al. 2023; Karras et al. 2022, table 1.
     """
+    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
     if not isinstance(unet, UNet):
         raise ValueError(f"a pipeline of diffusers is made of a UNet, got {type(unet).__name__}")
     scheduler, options = schedule_to_diffusers(schedule, prediction, unet.config.learned_variance)
@@ -59,9 +61,7 @@ def save_pipeline(
     model = theirs.UNet2DModel(**config)
     model.load_state_dict(state)
     pipeline = theirs.ConsistencyModelPipeline if isinstance(schedule, EDM) else theirs.DDPMPipeline
-    pipeline(model, getattr(theirs, scheduler)(**options)).save_pretrained(
-        Path(folder).expanduser(), safe_serialization=True
-    )
+    pipeline(model, getattr(theirs, scheduler)(**options)).save_pretrained(expanded(folder), safe_serialization=True)
 
 
 def load_pipeline(
@@ -85,7 +85,7 @@ def load_pipeline(
         ValueError: a file is not there, or something in one does not fit; the message names it.
         ImportError: the schedule is one that only `diffusers` can compute, and it is not installed.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     options = _read_json(folder / "scheduler" / "scheduler_config.json")
     schedule, prediction, sign = schedule_from_diffusers(options)
     config = _read_json(folder / "unet" / "config.json")
@@ -125,16 +125,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no {path}; give the folder of a pipeline that diffusers saved")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
+        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold options by name, got a {type(found).__name__}; fetch it again")
     return found
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"it says twice what {min(twice)} is")
-    return dict(pairs)
