@@ -604,3 +604,10 @@ def test_data_are_on_the_cpu_whatever_the_default_device(digits, tmp_path, monke
     again, labels = digits[0].batch(8, torch.Generator().manual_seed(5))
     assert torch.equal(x, again)
     assert torch.equal(conditions["y"], labels["y"])
+
+
+@pytest.mark.parametrize("name", images.TORCHVISION)
+def test_without_a_home_one_is_asked_for_a_folder(name, homeless):
+    with pytest.raises(ConnectionError, match=r"no home directory.*set DIFFUSION_BOOK_DATA to a .* or use 'mnist-5k'"):
+        load(name)
+    assert len(load("mnist-5k", "test")) == 500

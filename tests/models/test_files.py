@@ -183,3 +183,11 @@ def test_what_is_exported_is_the_same_file_with_the_same_card(tmp_path):
     assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(
         zoo.weights("mnist-flow").with_suffix(".json").read_text()
     )
+
+
+def test_weights_may_lie_at_home(network, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    models.save("~/w.safetensors", network, "cosine", 50, "v")
+    assert models.load("~/w.safetensors").schedule.T == 50
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

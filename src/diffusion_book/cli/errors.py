@@ -38,6 +38,8 @@ def explain(error: BaseException) -> str | None:
         return str(error) or "interrupted"
     if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith("typer"):
         return None  # typer's own: it prints them itself
+    if isinstance(error, BrokenPipeError):
+        return None  # whoever read along, such as `head`, has read enough: typer ends quietly
     if _out_of_memory(error):
         return f"out of memory ({_first_line(error)}); take a smaller --batch-size, or fewer pictures at once"
     if isinstance(error, ImportError):
