@@ -611,3 +611,9 @@ def test_without_a_home_one_is_asked_for_a_folder(name, homeless):
     with pytest.raises(ConnectionError, match=r"no home directory.*set DIFFUSION_BOOK_DATA to a .* or use 'mnist-5k'"):
         load(name)
     assert len(load("mnist-5k", "test")) == 500
+
+
+def test_pictures_for_which_there_is_no_room_are_told_as_such(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"not enough memory for the pictures of .* \(.*\); take a smaller size"):
+        load(f"folder:{tmp_path}", size=1_000_000)
