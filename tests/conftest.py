@@ -25,5 +25,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a number of a user whom nobody knows, without $HOME: how containers often run."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "DIFFUSION_BOOK_CACHE", "DIFFUSION_BOOK_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20_240_607)

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,3 +157,21 @@ def test_a_record_that_is_not_there_or_not_whole_is_refused(records):
     (records / "thing.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"thing\.json lacks commit"):
         page.recorded("thing")
+
+
+@pytest.mark.parametrize("options", [["-O"], []])
+def test_where_asserts_are_left_out_nothing_is_called_right(options):
+    """A check that cannot fail would call every answer correct."""
+    code = (
+        "from diffusion_book import page\n"
+        "def check(x): assert x == 1\n"
+        "page.attempt(check, 2)\n"
+        "page.attempt(check, 1)\n"
+        "page.attempt(check, 2, must_pass=True)"
+    )
+    found = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert found.returncode == 1
+    if options:
+        assert found.stdout.count("This check cannot run: Python was started with -O") == 2
+        assert "RuntimeError: This check cannot run" in found.stderr
+    assert ("Correct" in found.stdout) == (not options)

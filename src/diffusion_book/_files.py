@@ -30,7 +30,7 @@ def cache_folder(variable: str, *below: str) -> Path:
     try:
         home = Path.home()
     except RuntimeError as error:
-        raise OSError(f"there is no home directory; set {variable} to a folder that can be written to") from error
+        raise OSError(f"there is no home directory, and ${variable} names none") from error
     return home.joinpath(".cache", "diffusion-book", *below)
 
 

@@ -75,10 +75,17 @@ def attempt(check: Callable[..., None], *answer: Any, must_pass: bool = False) -
     """Run an exercise's check on an answer and say what it found.
 
     Args:
-        check: raises, with a message that helps, where the answer is wrong.
+        check: raises, with a message that helps, where the answer is wrong; mostly by `assert`, so that nothing is
+            checked, and nothing said to be right, where Python was told to leave these out.
         answer: what the check takes, usually one function.
         must_pass: raise instead of only printing; the book's own solutions are run this way.
     """
+    if not __debug__:
+        blind = "This check cannot run: Python was started with -O or PYTHONOPTIMIZE, which leave `assert` out."
+        if must_pass:
+            raise RuntimeError(blind)
+        print(blind)
+        return
     try:
         check(*answer)
     except Exception as error:

@@ -3,8 +3,11 @@
 import hashlib
 import json
 import math
+import os
 import resource
 import shlex
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 
@@ -534,3 +537,23 @@ def test_inception_wants_colour_and_its_weights(run, own, words, tmp_path, monke
     refused = run(*own, "--held-out", held_out, "--extractor", "inception", fails=True).stderr
     assert "Inception's weights could not be downloaded" in refused
     assert "sampling" not in refused
+
+
+def test_a_report_is_drawn_whatever_a_notebook_has_left_in_the_environment(tmp_path):
+    """Jupyter names its own backend of matplotlib to all that it starts, and that may not be installed here."""
+    code = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from diffusion_book.cli.evaluate import _draw\n"
+        "from diffusion_book.evaluation import Measure, Origin, Pictures, Report, Scores\n"
+        "x = torch.zeros(2, 1, 4, 4)\n"
+        "measure = Measure('d', 3.0, Scores.of([0.9, 1.0]), 2, 2, 2)\n"
+        "memory, origin = ({}, {}), Origin('m', 'ddim', 1, 1.0, 0)\n"
+        "parts = (origin, (measure,), (), *memory, None)\n"
+        "_draw(Report('d', 2, *parts, {}, {}, {}, (0, 1), {}, Pictures(x, x, x)), Path('r.png'))\n"
+    )
+    environment = {**os.environ, "MPLBACKEND": "module://a_package_that_is_not_here.backend"}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["r.png"]

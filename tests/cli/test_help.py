@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -101,3 +102,63 @@ def test_what_the_readme_says_is_understood(line):
     name, *words = line.split()
     context = COMMANDS[(name,)].make_context(name, words)
     assert all(context.params[key] is not None for key in ("data",) if name == "train")
+
+
+# The terminal, and what is behind it ---------------------------------------------------------------------------
+
+
+def shell(*words, **environment):
+    """A command line of its own process: what it printed, as bytes."""
+    command = [sys.executable, "-m", "diffusion_book.cli", *words]
+    return subprocess.run(command, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-8"])
+def test_a_terminal_of_another_alphabet_gets_all_that_it_can_show(encoding):
+    """σ and ≤ are in none but the last, × and ± in all."""
+    for words in (("sample", "--help"), ("evaluate", "--help"), ("zoo", "show", "mnist-unet"), ("data", "list")):
+        found = shell(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+        assert (found.returncode, found.stderr) == (0, b""), words
+        expected = shell(*words, PYTHONIOENCODING="utf-8").stdout.decode()
+        assert found.stdout.decode(encoding) == expected.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def test_a_picture_that_is_written_is_no_failure_in_another_alphabet(tmp_path):
+    """The last line names the σ between which the card found guidance best."""
+    words = ("sample", "-m", "mnist-unet", "--class", "7", "-n", "1", "--steps", "1", "-o", str(tmp_path / "a.png"))
+    found = shell(*words, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert b"\\u03c3" in found.stdout
+    assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+@pytest.mark.parametrize("words", [("data", "list"), ("zoo", "show", "mnist-unet"), ("sample", "--help")])
+def test_a_reader_who_has_read_enough_is_no_error(words):
+    """As `head -1` is; nothing but the exit code says so."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "diffusion_book.cli", *words]
+    found = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (1, b"")
+
+
+def test_home_is_known_wherever_a_path_begins(run, tmp_path, monkeypatch):
+    """A shell leaves `~` as it is in all of these but --out ~/b.png."""
+    home = tmp_path / "home"
+    (home / "set").mkdir(parents=True)
+    (home / "run.toml").write_text("steps = 1\nbatch_size = 2\nT = 5\n[network]\nkind = 'unet'\nchannels = 16\n")
+    Image.new("RGB", (8, 8)).save(home / "set" / "x.png")
+    monkeypatch.setenv("HOME", str(home))
+    run("data", "show", "folder:~/set", "--size", 8, "--out=~/a.png")
+    run("data", "show", "folder:~/set", "--size", 8, "--out", "~/b.png")
+    run("data", "show", "folder:~/set", "--size", 8, "-o~/c.png")
+    words = ["--set", "preview_every=0", "--set", "data=folder:~/set", "--size", 8, "--precision", "fp32"]
+    run("train", "--config=~/run.toml", *words, "--out=~/run")
+    run("sample", "--model=~/run", "-n", 1, "--steps", 1, "--out=~/deep/d.npz")
+    run("export", "--model=~/run", "--out=~/e.safetensors", "--format", "safetensors")
+    run("sample", "--model=~/e.safetensors", "-n", 1, "--steps", 1, "--out=~/f.npy")
+    found = {path.name for path in home.iterdir()}
+    assert found == {"a.png", "b.png", "c.png", "deep", "e.json", "e.safetensors", "f.npy", "run", "run.toml", "set"}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

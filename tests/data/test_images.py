@@ -604,3 +604,16 @@ def test_data_are_on_the_cpu_whatever_the_default_device(digits, tmp_path, monke
     again, labels = digits[0].batch(8, torch.Generator().manual_seed(5))
     assert torch.equal(x, again)
     assert torch.equal(conditions["y"], labels["y"])
+
+
+@pytest.mark.parametrize("name", images.TORCHVISION)
+def test_without_a_home_one_is_asked_for_a_folder(name, homeless):
+    with pytest.raises(ConnectionError, match=r"no home directory.*set DIFFUSION_BOOK_DATA to a .* or use 'mnist-5k'"):
+        load(name)
+    assert len(load("mnist-5k", "test")) == 500
+
+
+def test_pictures_for_which_there_is_no_room_are_told_as_such(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"not enough memory for the pictures of .* \(.*\); take a smaller size"):
+        load(f"folder:{tmp_path}", size=1_000_000)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ import torch
 from torch import nn
 
 import diffusion_book._torchvision  # noqa: F401  (the packages import torchvision, which may need mending first)
-from diffusion_book.evaluation import Extractor, Moments, extract, frechet_distance, moments, pixels
+from diffusion_book.data import Images
+from diffusion_book.evaluation import (
+    Extractor,
+    Moments,
+    Origin,
+    evaluate,
+    extract,
+    frechet_distance,
+    moments,
+    pixels,
+)
 
 E = Extractor("features", "0" * 64, 0, lambda x: x)
 
@@ -172,3 +183,24 @@ def test_too_few_or_broken_features_are_told():
         Moments.of(torch.zeros(0, 3), E)
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         Moments.of(torch.zeros(3), E)
+
+
+def test_so_many_features_that_their_covariance_has_no_room_are_told_before_anything_is_drawn():
+    """The memory grows with D², so that neither fewer samples nor smaller batches would help."""
+    extractor = pixels((3, 512, 512))
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "1":
+        pytest.skip("this system promises any memory")
+
+    def drawn():
+        pytest.fail("it was asked for samples")
+        yield
+
+    message = r"not enough memory for covariances of D = 786,432 features, 1.98e\+04 GB .*features of a classifier"
+    train = Images(torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1), {}, "two")
+    for measure in (
+        lambda: moments(extractor, drawn()),
+        lambda: evaluate(drawn(), train, train, extractor, Origin("none", "none", 0, 1.0, 0)),
+        lambda: Moments.of(torch.zeros(2, extractor.dim), extractor),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure()

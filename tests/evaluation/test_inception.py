@@ -133,3 +133,11 @@ def test_a_part_of_the_reference_is_not(stand_in, generator, tmp_path):
 def test_digits_are_not(stand_in, train, tmp_path):
     with pytest.raises(ValueError, match=r"without colour.*FCD-MNIST"):
         fid(train.x, train, stand_in, tmp_path)
+
+
+def test_without_a_home_its_weights_are_not_put_into_a_folder_that_is_called_tilde(homeless, tmp_path, monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConnectionError, match=r"no home directory, and \$TORCH_HOME names none"):
+        inception()
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +132,41 @@ def test_the_hash_of_images_is_of_pixels_and_shape(images):
     assert images_sha256(images.x + 1e-6) == found  # what rounds to the same bytes
     assert images_sha256(images.x.flip(0)) != found
     assert images_sha256(images.x.reshape(-1, 1, 14, 56)) != found
+
+
+def test_without_a_home_only_the_cache_is_missing(homeless, extractor, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for find in (reference_moments, reference_features):
+        with pytest.warns(UserWarning, match=r"no home directory, and \$DIFFUSION_BOOK_CACHE names none, so these"):
+            found = find(extractor, images)
+    assert torch.equal(found, reference_features(extractor, images, tmp_path / "there"))
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_cache_that_cannot_even_be_looked_into_costs_only_the_cache(extractor, images):
+    """Root may look into all, so it becomes nobody for a moment."""
+    us = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "private").mkdir(0o700)
+        Path(name).chmod(0o711)
+        try:
+            if us == 0:
+                os.seteuid(65534)
+            else:
+                (Path(name) / "private").chmod(0)
+            with pytest.warns(UserWarning, match=r"could not be written .*Permission denied.*so these statistics"):
+                reference_features(extractor, images, Path(name) / "private" / "cache")
+        finally:
+            os.seteuid(us)
+            (Path(name) / "private").chmod(0o700)
+
+
+def test_the_folder_may_begin_at_home(extractor, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DIFFUSION_BOOK_CACHE", "~/cache")
+    monkeypatch.chdir(tmp_path)
+    reference_moments(extractor, images)
+    reference_moments(extractor, images, "~/given")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["cache", "given"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

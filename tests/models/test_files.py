@@ -230,3 +230,11 @@ def test_what_is_exported_is_the_same_file_with_the_same_card(tmp_path):
 def test_weights_that_are_written_again_are_the_same_file(name, tmp_path):
     models.export(models.load_any(name), tmp_path / "copy.safetensors")
     assert (tmp_path / "copy.safetensors").read_bytes() == zoo.weights(name).read_bytes()
+
+
+def test_weights_may_lie_at_home(network, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    models.save("~/w.safetensors", network, "cosine", 50, "v")
+    assert models.load("~/w.safetensors").schedule.T == 50
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from diffusion_book._memory import is_out_of_memory
+
 
 class Commands(TyperGroup):
     """A group of commands whose foreseen errors end in one line on stderr and exit code 1."""
@@ -38,7 +40,9 @@ def explain(error: BaseException) -> str | None:
         return str(error) or "interrupted"
     if isinstance(error, typer.Exit | typer.Abort) or type(error).__module__.startswith("typer"):
         return None  # typer's own: it prints them itself
-    if _out_of_memory(error):
+    if isinstance(error, BrokenPipeError):
+        return None  # whoever read along, such as `head`, has read enough: typer ends quietly
+    if is_out_of_memory(error):
         return f"out of memory ({_first_line(error)}); take a smaller --batch-size, or fewer pictures at once"
     if isinstance(error, ImportError):
         return f"{_first_line(error)}; install what is missing"
@@ -47,13 +51,6 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ValueError | FloatingPointError | OSError | CheckpointError):
         return " ".join(str(error).split())
     return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
 
 
 def _first_line(error: BaseException) -> str:

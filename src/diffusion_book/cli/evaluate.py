@@ -100,18 +100,21 @@ def evaluate(
         reports = list(pending)
         numbers = {**(summary.together(reports) if reports else {}), **likelihood}
     written = summary.write(numbers, reports, out)
-    if reports:
-        written.append(_draw(reports[0], out.with_suffix(".png")))
     if weights is not None:
         summary.into_card(found.card, numbers, weights_sha256(found.network), _as_typed(context)).write(weights)
     typer.echo(summary.markdown(numbers, reports))
+    if reports:  # last, for nothing that was measured hangs on it
+        written.append(_draw(reports[0], out.with_suffix(".png")))
     typer.echo(f"report: {', '.join(map(str, written))}")
 
 
 def _draw(report: "Report", path: Path) -> Path:
+    import matplotlib
+
     from diffusion_book import viz
     from diffusion_book._files import whole
 
+    matplotlib.use("Agg")  # into a file: no screen is needed, nor what a notebook has left in MPLBACKEND
     viz.use_style()
     with whole(path) as unfinished:
         viz.show_report(report).savefig(unfinished)

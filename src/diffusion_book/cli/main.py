@@ -1,6 +1,11 @@
 """The commands, gathered."""
 
-from typing import Annotated
+import io
+import os.path
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +16,27 @@ from diffusion_book.cli.export import export
 from diffusion_book.cli.sample import sample
 from diffusion_book.cli.train import train
 
+
+class CommandLine(Commands):
+    """The commands, behind the door through which words come in and go out."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Run a command line, with `~` for the home wherever it begins a path, on a terminal of any alphabet."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # σ is not worth losing a report for
+        words = sys.argv[1:] if args is None else args
+        return super().main([_at_home(word) for word in words], *others, **options)
+
+
+def _at_home(word: str) -> str:
+    """What a shell does for `-o ~/x` alone, also in `--out=~/x` and `folder:~/x`."""
+    return re.sub(r"(^|^-\w|=|folder:)(~[^/\\]*)", lambda found: found[1] + os.path.expanduser(found[2]), word)
+
+
 app = typer.Typer(
     name="diffusion-book",
-    cls=Commands,
+    cls=CommandLine,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain text: it starts at once, and reads the same in a terminal, a file and the book

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffusion_book._checks import check_floating
 from diffusion_book._files import cache_folder, expanded
+from diffusion_book._memory import room_for
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
 from diffusion_book.data import icons
@@ -92,7 +93,7 @@ def load(
     Raises:
         ValueError: unknown name or split, an empty or missing folder, a file that is no image, a link that leads
             nowhere, a subfolder that cannot be read, an image that lies in no subfolder where these are the labels, or,
-            where what is broken is left out, no image at all.
+            where what is broken is left out, no image at all; or more pictures than there is memory for.
         ConnectionError: the download failed; the message names the offline choice.
         ImportError: the package that carries the icons is not installed; the message says how it is.
     """
@@ -104,9 +105,10 @@ def load(
         if labels not in (None, "folders"):
             raise ValueError(f"labels must be None or 'folders', got {labels!r}")
         path = expanded(name.removeprefix("folder:"))
-        pixels, files = read_folder(path, size, skip_broken)
-        conditions, names = ({}, ()) if labels is None else classes_of(files, path)
-        return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
+        with room_for(f"the pictures of {path}", "take a smaller size, or fewer of them"):
+            pixels, files = read_folder(path, size, skip_broken)
+            conditions, names = ({}, ()) if labels is None else classes_of(files, path)
+            return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
     if size is not None:
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating
-from diffusion_book._files import whole
+from diffusion_book._files import expanded, whole
 from diffusion_book.data.images import to_uint8
 
 GRIDS = {".png", ".jpg", ".jpeg", ".webp"}
@@ -22,7 +22,7 @@ GAP = 2
 
 def check_out(out: Path) -> None:
     """Raise a ValueError, before anything is computed, where a file cannot be written in the form its name asks for."""
-    suffix = out.suffix.lower()
+    out, suffix = expanded(out), out.suffix.lower()
     if suffix and suffix not in GRIDS | ARRAYS:
         raise ValueError(
             f"{out} has an unknown ending; take one of {', '.join(sorted(GRIDS))} for a grid, .npz or .npy for an "
@@ -40,6 +40,7 @@ def check_writable(out: Path, advice: str = "give another --out", folder: bool =
 
     With `folder` it is one, in which files are to lie, and may be there.
     """
+    out = expanded(out)
     there = out.is_dir()
     if there and not folder:
         raise ValueError(f"{out} cannot be written (it is a folder); {advice}")

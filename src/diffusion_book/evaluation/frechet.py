@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_book._memory import room_for
 from diffusion_book.evaluation.features import Extractor, feature_batches
 
 
@@ -38,7 +39,8 @@ class Moments:
         """Those of features [N, D] that this extractor made.
 
         Raises:
-            ValueError: another shape, or NaN or infinity among them.
+            ValueError: another shape, or NaN or infinity among them; or so many features that their covariances have
+                no room in memory.
         """
         if features.ndim != 2 or not len(features):
             raise ValueError(f"features must be [N, D] with N ≥ 1, got shape {tuple(features.shape)}")
@@ -46,6 +48,7 @@ class Moments:
         mean = x.mean(0)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("there are NaN or infinite features; look at the images that they are of")
+        check_room(features.shape[1])
         return Moments(len(x), mean, (x - mean).mT @ (x - mean), extractor.identity, data)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -82,12 +85,25 @@ def moments(
     Args:
         data: what they are, such as "mnist/train" or the name of a model. bright: see `extract`.
     """
+    check_room(extractor.dim)
     total = None
     for found in feature_batches(extractor, images, batch_size, progress, bright):
         these = Moments.of(found, extractor, data)
         total = these if total is None else total + these
     assert total is not None  # feature_batches has told that there are no images
     return total
+
+
+def check_room(D: int) -> None:
+    """Raise a ValueError where two covariances and their factors have no room: D² numbers each, whatever N is.
+
+    The room is asked for and not used, which costs nothing, so that it can be known before images are drawn.
+    """
+    with room_for(
+        f"covariances of D = {D:,} features, {4 * 8 * D**2 / 1e9:,.3g} GB at the least",
+        "compare images in the features of a classifier, which are few, or take smaller images",
+    ):
+        torch.empty(4, D, D, dtype=torch.float64, device="cpu")
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

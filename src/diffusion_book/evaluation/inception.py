@@ -50,6 +50,8 @@ def _original() -> nn.Module:
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
     try:
+        if path.parts[0] == "~":  # it was left there, and would be a folder of that name
+            raise OSError("there is no home directory, and $TORCH_HOME names none")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # The beginning of the file's SHA-256 ends its name.

@@ -14,7 +14,7 @@ from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
 from diffusion_book.evaluation.accuracy import Scores, check_labels, classification_accuracy_score
 from diffusion_book.evaluation.features import Extractor, extract
-from diffusion_book.evaluation.frechet import Moments, frechet_distance
+from diffusion_book.evaluation.frechet import Moments, check_room, frechet_distance
 from diffusion_book.evaluation.kid import kid
 from diffusion_book.evaluation.manifold import density_coverage, precision_recall
 from diffusion_book.evaluation.naming import called, kernel_called
@@ -59,7 +59,7 @@ def evaluate(
 
     Raises:
         ValueError: fewer than three seeds; too few images; labels, but not of the real images, or not as many as there
-            are samples; images of another range or shape.
+            are samples; images of another range or shape; or so many features that their covariances have no room.
     """
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
@@ -69,6 +69,7 @@ def evaluate(
         if "y" not in test.conditions:
             raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
         check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
+    check_room(extractor.dim)
     first: list[Tensor] = []
     few = max(kept, shown)
     bright = float(train.x.min()) >= 0  # where the data have no dark pixel, samples need none

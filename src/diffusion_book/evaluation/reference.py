@@ -4,18 +4,19 @@ A file is named by the hash of everything that it depends on, and holds it as we
 their pixels, how many they are, the extractor's name and the hash of its weights, and what is done to an image before.
 """
 
+import contextlib
 import hashlib
 import json
-import os
+import os.path
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_book._files import whole
+from diffusion_book._files import cache_folder, expanded, whole
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, moments
@@ -58,8 +59,12 @@ def reference_features(
 
 
 def default_folder() -> Path:
-    """$DIFFUSION_BOOK_CACHE, or ~/.cache/diffusion-book/reference."""
-    return Path(os.environ.get("DIFFUSION_BOOK_CACHE") or Path.home() / ".cache" / "diffusion-book" / "reference")
+    """$DIFFUSION_BOOK_CACHE, or ~/.cache/diffusion-book/reference.
+
+    Raises:
+        OSError: there is no home directory either.
+    """
+    return cache_folder("DIFFUSION_BOOK_CACHE", "reference")
 
 
 def _kept(
@@ -77,19 +82,29 @@ def _kept(
         "preprocessing": extractor.preprocessing,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    path = Path(folder or default_folder()) / f"{kind}-{name}.npz"
-    if path.exists():
+    path = None
+    with _not_kept_where_that_fails():
+        path = (expanded(folder) if folder else default_folder()) / f"{kind}-{name}.npz"
+    if path is not None and os.path.exists(path):
         return _read(path, key)
     found = make()
+    if path is not None:
+        with _not_kept_where_that_fails():
+            _write(path, key, found)
+    return found
+
+
+@contextlib.contextmanager
+def _not_kept_where_that_fails() -> Iterator[None]:
+    """Statistics take minutes, and their report an hour: it does not fail for want of a place to keep them."""
     try:
-        _write(path, key, found)
+        yield
     except OSError as error:
         warnings.warn(
             f"{error}, so these statistics are not kept for the next time; "
             "set DIFFUSION_BOOK_CACHE to a folder that can",
-            stacklevel=3,
+            stacklevel=5,
         )
-    return found
 
 
 def _read(path: Path, key: Mapping[str, object]) -> Arrays:

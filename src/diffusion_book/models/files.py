@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffusion_book import zoo
-from diffusion_book._files import write_whole
+from diffusion_book._files import expanded, write_whole
 from diffusion_book.models import runs
 from diffusion_book.models.card import Card, versions
 from diffusion_book.models.model import Model
@@ -72,7 +72,7 @@ def load_any(
     name: Path | str, device: torch.device | str = "cpu", size: int | None = None
 ) -> Model | TrainedClassifier:
     """What a person names, whichever it is; see `load`."""
-    path = Path(name)
+    path = expanded(name)
     if name in zoo.names():
         return _of_file(zoo.weights(str(name)), device, size)
     if (path / "config.json").is_file():
@@ -92,7 +92,7 @@ def weights_with_card(name: str) -> Path:
     Raises:
         ValueError: it is a run, or a file without a card.
     """
-    path = zoo.weights(name) if name in zoo.names() else Path(name)
+    path = zoo.weights(name) if name in zoo.names() else expanded(name)
     if path.suffix != ".safetensors" or not path.with_suffix(".json").is_file():
         raise ValueError(f"{name!r} has no card to write into; export it first, with --format safetensors")
     return path

@@ -210,7 +210,7 @@ class Trainer:
         parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
         with self.writing():
             if self.accelerator.is_main_process:
-                with (self.folder / "log.jsonl").open("a") as file:
+                with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
             self.accelerator.log({**values, **parts}, step=self.step)
         self.loss_sum.zero_()
@@ -379,7 +379,7 @@ class Trainer:
         """Drop the lines that a run wrote after the checkpoint from which it now goes on."""
         log = self.folder / "log.jsonl"
         kept = []
-        for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # half written, or damaged: it is only a log
                 if json.loads(line)["step"] <= self.step:
                     kept.append(line)
