@@ -1,4 +1,4 @@
-"""What every page gets, and does without: buttons, a description, no scripts that it can spare; and that it is there."""
+"""What every page gets and does without: buttons, a description, fewer scripts; and that every page is there."""
 
 import html
 import re
