@@ -130,7 +130,7 @@ def records(tmp_path, monkeypatch):
         "pictures": {"thing": base64.b64encode(buffer.getvalue()).decode()}, "small": {},
     }  # fmt: skip
     (tmp_path / "thing.json").write_text(json.dumps(record))
-    monkeypatch.setattr(page, "_record_files", lambda: {"thing": tmp_path / "thing.json"})
+    monkeypatch.setattr(page, "RECORDS", tmp_path)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""Make a page's cells from the one file that holds an exercise's solution, stub and check.
+"""Exercises: the cells that come from the one file of solution, stub and check, and the mark of each one's level.
 
 `expand` replaces the directives `{exercise-stub}` and `{exercise-solution}` in a page's text by code cells.
 Sphinx gets the expanded text, so the cells are executed and cached like any other.
@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx_exercise.directive import ExerciseStartDirective
+from sphinx_exercise.nodes import is_exercise_node
 
 FOLDER = Path(__file__).resolve().parents[1] / "exercises"
 BEGIN, END = "# solution", "# end solution"
+CHECK = "---\nmystnb:\n  code_prompt_show: Show the check\ntags: [hide-input]\n---"
 EMPTY = 'raise NotImplementedError("your turn")'
+LEVELS = ("warm-up", "coding", "deep")
 DIRECTIVE = re.compile(r"^```\{exercise-(stub|solution)\}[ \t]+(\S+)[ \t]*\n```[ \t]*$", re.MULTILINE)
 
 
@@ -34,7 +41,7 @@ class Exercise:
         """The cells that stand for `{exercise-stub}` or `{exercise-solution}`, as MyST."""
         if kind == "stub":
             attempt = f"{self.check}\n\n\npage.attempt(check, {self.function})"
-            return f"{_cell(self.stub)}\n\n{_cell(attempt, ':tags: [hide-input]')}"
+            return f"{_cell(self.stub)}\n\n{_cell(attempt, CHECK)}"
         return _cell(f"{self.solution}\n\n\npage.attempt(check, {self.function}, must_pass=True)")
 
 
@@ -113,6 +120,33 @@ def _cell(code: str, options: str = "") -> str:
     return "\n".join(filter(None, ["```{code-cell}", options, code, "```"]))
 
 
+class LevelledExercise(ExerciseStartDirective):
+    """`{exercise-start}` with the option `:level:`."""
+
+    option_spec = {  # noqa: RUF012
+        **ExerciseStartDirective.option_spec,
+        "level": lambda argument: directives.choice(argument, LEVELS),
+    }
+
+    def run(self) -> list[nodes.Node]:
+        found = super().run()
+        for node in found:
+            node["level"] = self.options.get("level", "")
+        return found
+
+
+class ShowLevels(SphinxPostTransform):
+    """On the site, the level stands behind the title; in a notebook, notebook_writer.py writes it."""
+
+    default_priority = 25  # after sphinx-exercise has resolved the titles
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        for exercise in self.document.findall(is_exercise_node):
+            if level := exercise.get("level"):
+                exercise[0] += [nodes.Text(" "), nodes.inline("", level, classes=["exercise-level", f"level-{level}"])]
+
+
 def expand_source(app: Sphinx, docname: str, source: list[str]) -> None:
     try:
         source[0] = expand(source[0], Path(app.srcdir) / "exercises")
@@ -122,4 +156,6 @@ def expand_source(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", expand_source)
+    app.add_directive("exercise-start", LevelledExercise, override=True)
+    app.add_post_transform(ShowLevels)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -399,10 +399,22 @@ class PageWriter:
     def block_exercise_node(self, node: nodes.Element) -> list[Piece]:
         label = self.label("exercise", node)
         # Its title holds what follows “Exercise 2.1”, such as “ (A title)”.
-        title = f"{label}{self.inlines(node.children[0])}"
-        return [Markdown(f"**{title.strip()}**", opens=True), *self.blocks(node.children[1:])]
+        title = f"**{label}{self.inlines(node.children[0]).rstrip()}**"
+        level = f" · *{node['level']}*" if node.get("level") else ""
+        return [Markdown(title + level, opens=True), *self.blocks(node.children[1:])]
 
     block_exercise_enumerable_node = block_exercise_node
+
+    def block_deeper(self, node: nodes.Element) -> list[Piece]:
+        """A heading of its own, and a line where the main line goes on; a fold could not hold the code."""
+        self.level += 1
+        heading = Markdown("#" * min(self.level, 6) + f" {self.inlines(node[0]).strip()}", opens=True)
+        pieces = [heading, *self.blocks(node.children[1:])]
+        self.level -= 1
+        after = node.next_node(descend=False, siblings=True)
+        if after is not None and not isinstance(after, nodes.section):
+            pieces.append(Markdown("***\n\n*The main line goes on here.*"))
+        return pieces
 
     def block_solution_node(self, node: nodes.Element) -> list[Piece]:
         """Fold the text and the code; a plain notebook has no fold that holds both."""

@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
-UNNUMBERED = ("Summary", "Further Reading")  # every chapter ends with them
+UNNUMBERED = ("On your own pictures", "On your own data", "Summary", "Further Reading")  # how chapters end
 
 Numbers = dict[str, tuple[int, ...]]  # by anchor, as Sphinx looks them up when it writes a page
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 PROFILES = ("smoke", "cpu", "gpu")
+RECORDS = Path(__file__).parents[2] / "book" / "recorded"  # in a checkout of the book
 
 
 def profile() -> str:
@@ -155,9 +156,8 @@ def read_record(path: Path) -> Recorded:
 
 def _record_files() -> dict[str, Path]:
     """The records by name: those of the checkout that the library lies in, or those that its wheel installed."""
-    folder = Path(__file__).parents[2] / "book" / "recorded"
-    if folder.is_dir():
-        return {path.stem: path for path in folder.glob("*.json")}
+    if RECORDS.is_dir():
+        return {path.stem: path for path in RECORDS.glob("*.json")}
     files = metadata.files("diffusion-book") or []
     return {file.stem: Path(str(file.locate())) for file in files if file.match("recorded/*.json")}
 

@@ -24,7 +24,7 @@ FLAGS = [
 ]
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-MATHJAX_DONE = "() => !window.MathJax || MathJax.startup?.promise?.then(() => true)"
+ALL_MATH = "() => window.typesetAll?.()"  # book/_static/math.js typesets only what is near the screen
 
 
 def find_browser() -> str:
@@ -101,7 +101,7 @@ def watched_page(context: BrowserContext, allowed: str, problems: list[str]) -> 
 def open_page(page: Page, url: str) -> None:
     """Load a page and wait for its math and its fonts."""
     page.goto(url, wait_until="load")
-    page.wait_for_function(MATHJAX_DONE)
+    page.evaluate(ALL_MATH)
     page.evaluate("() => document.fonts.ready.then(() => true)")
 
 
@@ -126,10 +126,5 @@ def set_theme(page: Page, theme: str) -> None:
 
 def unfold(page: Page) -> None:
     """Open every hint, solution and folded cell."""
-    page.evaluate(
-        """() => {
-            document.querySelectorAll("details").forEach(fold => { fold.open = true; });
-            document.querySelectorAll(".toggle-hidden").forEach(e => e.classList.remove("toggle-hidden"));
-        }"""
-    )
+    page.evaluate("""() => document.querySelectorAll("details").forEach(fold => { fold.open = true; })""")
     settle(page)

@@ -190,7 +190,7 @@ def test_directives_become_cells_that_run(folder: Path) -> None:
     cells = [part.split("\n```")[0] for part in expanded.split("```{code-cell}\n")[1:]]
     assert len(cells) == 3
     stub, check, solution = cells
-    assert check.startswith(":tags: [hide-input]\n")
+    assert check.startswith(exercises.CHECK)
     attempts: list[object] = []
 
     class Page:
@@ -201,7 +201,7 @@ def test_directives_become_cells_that_run(folder: Path) -> None:
                 check(answer)
 
     namespace: dict[str, object] = {"page": Page}
-    for cell in (stub, check.partition("\n")[2], solution):
+    for cell in (stub, check.removeprefix(exercises.CHECK), solution):
         exec(cell, namespace)
     assert attempts == [("double", False), ("double", True)]
 
@@ -259,6 +259,50 @@ def test_colab_opens_the_exported_notebook() -> None:
     assert pages.colab_url("https://github.com/someone/book/", "02-forward-process") == (
         "https://colab.research.google.com/github/someone/book/blob/notebooks/02-forward-process.ipynb"
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "finished"),
+    [
+        ('<script defer src="../_static/scripts/fontawesome.js?digest=1"></script>\n  <link>', "<link>"),
+        ('<script src="../searchindex.js"></script>', '<script defer src="../searchindex.js"></script>'),
+        (
+            '<a class="reference internal" href="api/index.html">The Library</a><details><summary><i></i></summary>',
+            '<a class="reference internal" href="api/index.html">The Library</a><details>'
+            '<summary aria-label="Pages below The Library"><i></i></summary>',
+        ),
+        ('<div id="search-results"></div><script src="searchtools.js"></script>', None),
+    ],
+)
+def test_what_the_theme_writes_is_mended(written: str, finished: str | None) -> None:
+    assert pages.finish(written) == (written if finished is None else finished)
+
+
+def test_a_description_is_whole_sentences() -> None:
+    text = "How do you ruin a picture? Slowly, in a thousand steps, " + "and so on " * 20 + "."
+    assert pages.shorten("Short.") == "Short."
+    assert pages.shorten(text) == "How do you ruin a picture?"
+    assert pages.shorten(text.replace("?", ",")).endswith(" …")
+    assert len(pages.shorten(text.replace("?", ","))) <= 162
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("```{deeper-start} More\n```\nText.\n\n## Next\n\n```{deeper-end}\n```", "has no {deeper-end} in its section"),
+        ("Text.\n\n```{deeper-end}\n```", "a {deeper-end} without its {deeper-start}"),
+        ("```{deeper-start} A\n```\n```{deeper-start} B\n```\nx\n\n```{deeper-end}\n```", "stands inside another"),
+        ("{reported}`3.17`", "write {reported}`NUMBER <key>`"),
+    ],
+)
+def test_elements_of_another_form_are_refused(page: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "index.md").write_text(f"# A Chapter\n\n{page}\n", "utf8")
+    warnings = io.StringIO()
+    settings = {"extensions": ["myst_nb", "sphinx_exercise", "folds", "reported"]}
+    with patch_docutils(), docutils_namespace():
+        app = Sphinx(tmp_path, None, tmp_path / "html", tmp_path / "doctrees", "html", settings, None, warnings)
+        app.build()
+    assert message in warnings.getvalue()
 
 
 SVG = """<?xml version="1.0"?>

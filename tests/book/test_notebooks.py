@@ -103,13 +103,28 @@ def test_notebook_runs(chapter: Path, notebooks: Path, tmp_path: Path) -> None:
 
     The build of the site has run every page in its own profile.
     """
-    read(notebooks, chapter)
-    copy = tmp_path / f"{chapter.stem}.ipynb"
-    copy.write_bytes((notebooks / copy.name).read_bytes())
-    command = [sys.executable, "-m", "jupyter", "execute", "--timeout=600", str(copy)]
+    left = run(read(notebooks, chapter), tmp_path)
+    assert not left, f"a page writes only into a directory that it made with tempfile; this one left {left}"
+
+
+def run(notebook: nbformat.NotebookNode, folder: Path) -> list[str]:
+    """Run a notebook in an empty folder; return what it has left there."""
+    path = folder / "page.ipynb"
+    nbformat.write(notebook, path)
+    command = [sys.executable, "-m", "jupyter", "execute", "--timeout=600", str(path)]
     environment = {**os.environ, "DIFFUSION_BOOK_PROFILE": "smoke"}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-4000:]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return sorted(found.name for found in folder.iterdir() if found != path)
+
+
+def test_the_measure_of_what_a_notebook_leaves_can_fail(tmp_path: Path) -> None:
+    code = (
+        "import tempfile, pathlib\nfolder = tempfile.TemporaryDirectory()\npath = pathlib.Path({})\npath.write_text('')"
+    )
+    for place, left in (("folder.name, 'x.txt'", []), ("'x.txt'", ["x.txt"])):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code.format(place))])
+        assert run(notebook, tmp_path) == left
 
 
 # The writer ----------------------------------------------------------------------------------------------------

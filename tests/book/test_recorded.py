@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rules
 from conftest import ROOT
 
+from _support import rules
 from diffusion_book import page
 
 FOLDER = ROOT / "book" / "recorded"

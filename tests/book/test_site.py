@@ -86,6 +86,16 @@ CONTRAST = """selector => {
     return [...worst].map(([name, w]) =>
         `${w.ratio.toFixed(2)}${w.thin ? " thin" : ""} ${name}: "${w.text}", ${w.ink} on ${w.ground.map(Math.round)}`);
 }"""
+
+# What can be pressed or opened and has no name that a screen reader could say.
+UNNAMED = """() => {
+    const named = e => [e.innerText, e.getAttribute("aria-label"), e.title, e.querySelector("img[alt]")?.alt]
+        .concat((e.getAttribute("aria-labelledby") ?? "").split(" ").map(id => document.getElementById(id)?.innerText))
+        .some(name => name?.trim());
+    return [...document.querySelectorAll("summary, button, a[href], [role=button]")]
+        .filter(e => e.getClientRects().length && getComputedStyle(e).visibility === "visible" && !named(e))
+        .map(e => e.outerHTML.replace(/\\s+/g, " ").slice(0, 120));
+}"""
 TEXT = "article *, .bd-sidebar *, .bd-header *, .bd-toc *, .prev-next-footer *, .bd-footer *, .sidebar-toggle"
 
 
@@ -97,6 +107,7 @@ class Visit:
     math: list[str] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
     contrast: dict[str, list[str]] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="session")
@@ -112,12 +123,14 @@ def look(browser: Browser, url: str, allowed: str) -> Visit:
     web.open_page(page, url)
     visit.math = page.evaluate(MATH)
     web.unfold(page)
+    visit.unnamed = page.evaluate(UNNAMED)
     for theme in ("light", "dark"):
         web.set_theme(page, theme)
         visit.contrast[theme] = page.evaluate(CONTRAST, TEXT)
     page.set_viewport_size(web.PHONE)
     page.wait_for_timeout(100)
     visit.overflow = page.evaluate(OVERFLOW)
+    visit.unnamed += page.evaluate(UNNAMED)
     context.close()
     return visit
 
@@ -144,6 +157,10 @@ def test_math_is_typeset(page_name: str, visits: dict[str, Visit]) -> None:
 
 def test_page_fits_a_phone(page_name: str, visits: dict[str, Visit]) -> None:
     assert not visits[page_name].overflow, "\n".join(visits[page_name].overflow)
+
+
+def test_what_can_be_pressed_has_a_name(page_name: str, visits: dict[str, Visit]) -> None:
+    assert not visits[page_name].unnamed, "\n".join(visits[page_name].unnamed)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -217,6 +234,22 @@ def test_the_measure_of_overflow_can_fail(blank: Page) -> None:
     assert blank.evaluate(OVERFLOW) == []
     blank.set_content("<p style='width:900px'>wide</p>")
     assert "wide" in blank.evaluate(OVERFLOW)[1]
+
+
+@pytest.mark.parametrize(
+    ("html", "named"),
+    [
+        ("<details open><summary>Hint</summary></details>", True),
+        ("<details open><summary><svg></svg></summary></details>", False),
+        ("<button aria-label='Menu'></button>", True),
+        ("<button><span style='display:none'>Menu</span></button>", False),
+        ("<a href='#'><img alt='Home'></a>", True),
+        ("<a href='#'><img></a>", False),
+    ],
+)
+def test_the_measure_of_names_can_fail(blank: Page, html: str, named: bool) -> None:
+    blank.set_content(html)
+    assert (blank.evaluate(UNNAMED) == []) is named
 
 
 @pytest.mark.parametrize(
