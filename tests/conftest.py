@@ -1,8 +1,6 @@
 """What all tests share: one thread, no window, the same random numbers in every run; and how they run side by side."""
 
 import os
-import sys
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch, and of what tests start; as many tests run at a time as there are cores
 
@@ -13,7 +11,6 @@ from hypothesis import settings
 
 from _support import parallel
 
-sys.path.insert(0, str(Path(__file__).parent / "training"))  # for `full_disk`
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 settings.register_profile("book", deadline=None, derandomize=True, max_examples=50)

@@ -2,11 +2,11 @@
 
     python tests/mutation.py --count 100 --seed 0
 
-draws places in `schedules`, `process`, `losses`, `denoise`, `guidance` and `samplers` at random, changes one operator,
-comparison, number or condition there, and runs the tests that answer for that file on the changed package: those that
-bear its name, and the others if these stay green. A change that no test notices is printed: either a test is missing,
-or the change does not matter, and then it should be possible to say why. Not part of `make test`, which it would make
-many times longer.
+draws places in `schedules`, `process`, `predictions`, `losses`, `denoise`, `guidance` and `samplers` at random, changes
+one operator, comparison, number or condition there, and runs the tests that answer for that file on the changed
+package: those that bear its name, and the others if these stay green. A change that no test notices is printed: either
+a test is missing, or the change does not matter, and then it should be possible to say why. Not part of `make test`,
+which it would make many times longer.
 """
 
 import argparse
@@ -30,9 +30,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "diffusion_book"
 TESTS: dict[str, list[str]] = {
     "schedules": ["tests/test_schedules.py"],
-    "process.py": ["tests/test_process.py", "tests/test_losses.py"],
-    "predictions.py": ["tests/test_process.py", "tests/test_losses.py"],
-    "losses": ["tests/test_losses.py"],
+    "_random.py": ["tests/test_random.py"],
+    "process.py": ["tests/test_process.py", "tests/losses"],
+    "predictions.py": ["tests/test_predictions.py", "tests/test_process.py", "tests/losses"],
+    "losses": ["tests/losses"],
     "denoise.py": ["tests/test_denoise.py", "tests/samplers/test_common.py"],
     "guidance.py": ["tests/test_guidance.py"],
     "samplers": ["tests/samplers"],

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from _support.schedules import normal, times_of
 from diffusion_book import denoise, guidance, predictions, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.predictions import PREDICTIONS
@@ -247,3 +248,38 @@ def test_the_likelihood_of_a_network_is_that_of_the_denoiser_that_it_is():
 def test_a_range_that_is_none_is_refused(x0_max):
     with pytest.raises(ValueError, match="x0_max must be positive"):
         denoise.from_network(lambda xt, t: xt, schedules.linear(), "eps", x0_max=x0_max)
+
+
+def test_a_network_is_told_the_time_and_its_conditions_by_name():
+    seen = {}
+
+    def network(xt: torch.Tensor, t: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        seen.update(conditions, xt=xt, t=t)
+        return xt
+
+    x, y = torch.ones(2, 3), torch.tensor([4, 5])
+    denoise.run_network(network, "v", Flow(), x, torch.tensor([0.25, 1.0]), {"y": y})
+    assert seen["t"].tolist() == [250, 1000]
+    assert seen["t"].dtype == torch.float32  # a float64 time would turn a network's activations into float64
+    assert set(seen) == {"xt", "t", "y"}
+    assert seen["xt"] is x
+    denoise.run_network(network, "v", Flow(), x.double(), torch.tensor([0.1], dtype=torch.float64))
+    assert seen["t"].item() == pytest.approx(100, rel=1e-15)
+    denoise.run_network(network, "v", Flow(), x.bfloat16(), torch.tensor([0.1234567], dtype=torch.float64))
+    assert seen["t"].item() == pytest.approx(
+        123.4567, rel=torch.finfo(torch.float32).eps
+    )  # in bfloat16 it would be 123
+    denoise.run_network(network, "v", schedules.linear(10), x, torch.tensor([3, 10]))
+    assert seen["t"].tolist() == [3, 10]
+    assert seen["t"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("schedule", [EDM(sigma_data=0.5), schedules.linear(50), Flow()], ids=repr)
+def test_a_network_for_f_sees_inputs_of_variance_one(schedule, generator):
+    n, seen = 20_000, []
+    for t in times_of(schedule, 3):
+        x0 = schedule.sigma_data * normal(generator, n, 1)
+        xt = process.add_noise(schedule, x0, t, normal(generator, n, 1))
+        denoise.run_network(lambda x, t: seen.append(x) or x, "F", schedule, xt, t)
+        # The variance of a sample variance of n normal numbers is 2/n.
+        assert seen[-1].var().item() == pytest.approx(1, abs=4 * (2 / n) ** 0.5)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from full_disk import disk_with_room_for
 
+from _support.full_disk import disk_with_room_for
 from diffusion_book import models, nn
 from diffusion_book._files import expanded, locked, sync, whole, write_whole
 from diffusion_book.data import pictures

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from _support.reports import ORIGIN, with_copies
 from diffusion_book import data
 from diffusion_book.data import Images
-from diffusion_book.evaluation import Extractor, from_classifier
+from diffusion_book.evaluation import Extractor, Report, evaluate, from_classifier
 from diffusion_book.nn import Classifier, ClassifierConfig
 
 
@@ -53,3 +54,19 @@ def normal() -> Callable[..., Tensor]:
         return z @ factor.mT + mean
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def samples(test) -> torch.Tensor:
+    """400 noisy digits in no order."""
+    generator = torch.Generator().manual_seed(3)
+    x = test.x[torch.randperm(500, generator=generator)[:400]]
+    return (x + 0.6 * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
+
+
+@pytest.fixture(scope="session")
+def report(samples, train, test, extractor, tmp_path_factory) -> Report:
+    x = with_copies(samples, train)
+    labels = torch.arange(400) % 10
+    folder = tmp_path_factory.mktemp("reference")
+    return evaluate(x, train, test, extractor, ORIGIN, labels, shown=4, kept=50, accuracy_steps=2, folder=folder)

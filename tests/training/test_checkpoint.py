@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from full_disk import disk_with_room_for
 from torch import Tensor
 
+from _support.full_disk import disk_with_room_for
 from diffusion_book._files import write_whole
 from diffusion_book.training.checkpoint import (
     CheckpointError,

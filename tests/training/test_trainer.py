@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 import torch
-from full_disk import disk_with_room_for
 from torch import nn
 
+from _support.full_disk import disk_with_room_for
 from diffusion_book import _files, losses
 from diffusion_book.data import Images
 from diffusion_book.training import CheckpointError, RunConfig, Trainer, checkpoint
