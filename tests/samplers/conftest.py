@@ -4,7 +4,6 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,8 +11,6 @@ import torch
 
 from diffusion_book import samplers, schedules
 from diffusion_book.samplers import Step
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `walks`
 
 
 class _Double:

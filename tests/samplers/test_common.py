@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from walks import (
+
+from _support.walks import (
     CONTINUOUS_ONLY,
     DETERMINISTIC,
     GRIDS,
@@ -17,7 +18,6 @@ from walks import (
     on,
     perfect_network,
 )
-
 from diffusion_book import denoise, guidance, predictions, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
 from diffusion_book.samplers import (

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from walks import CONTINUOUS_ONLY, GRIDS, SAMPLERS, perfect_network
 
+from _support.walks import CONTINUOUS_ONLY, GRIDS, SAMPLERS, perfect_network
 from diffusion_book import denoise, predictions, samplers, schedules
 from diffusion_book.samplers import Step, leading_times, probability_flow, start_noise
 
