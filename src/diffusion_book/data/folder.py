@@ -33,6 +33,8 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor
         warnings.warn(
             f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=3
         )
+    if size is not None:  # room that is asked for and not used: where there is none, that is told before the reading
+        torch.empty(len(files), 3, size, size)
     pictures: list[Image.Image] = []
     read: list[Path] = []
     broken: list[str] = []

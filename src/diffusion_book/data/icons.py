@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least
+from diffusion_book._files import expanded
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -120,7 +121,7 @@ def write_icons(folder: Path | str, size: int = 32, split: str = "all") -> int:
     """
     from PIL import Image
 
-    folder = Path(folder)
+    folder = expanded(folder)
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"{folder} is there and was not made by write_icons; give a new or an empty folder, so that the icons do "

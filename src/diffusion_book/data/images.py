@@ -105,7 +105,7 @@ def load(
         if labels not in (None, "folders"):
             raise ValueError(f"labels must be None or 'folders', got {labels!r}")
         path = expanded(name.removeprefix("folder:"))
-        with room_for(f"the pictures of {path}", "take a smaller size, or fewer of them"):
+        with room_for(f"the pictures of {path}", "take a smaller size, or fewer of them"), torch.device("cpu"):
             pixels, files = read_folder(path, size, skip_broken)
             conditions, names = ({}, ()) if labels is None else classes_of(files, path)
             return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
