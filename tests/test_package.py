@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
-    "cli": (EVERYTHING, {"typer"}),
+    "cli": (EVERYTHING, {"typer", "matplotlib"}),
 }
 
 
