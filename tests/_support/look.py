@@ -1,4 +1,4 @@
-"""Take pictures of a page of the built site, to look at: `python tests/book/look.py 03-reverse-process pictures`.
+"""Take pictures of a page of the built site, to look at: `python tests/_support/look.py 03-reverse-process pictures`.
 
 Each is taken on a desk, on a phone and on a desk at night, in slices from top to bottom. PAGE is a name from the table
 of contents or the path of any HTML file; `--open` unfolds hints and solutions.

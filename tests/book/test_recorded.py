@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from _support import rules
 from diffusion_book import page
 
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book" / "recorded"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
