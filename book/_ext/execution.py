@@ -36,12 +36,13 @@ logger = logging.getLogger(__name__)
 
 
 def fingerprint(root: Path, profile: str) -> str:
-    """A hash of what outputs depend on besides a page's own cells: profile, library, versions, exercises.
+    """A hash of what outputs depend on besides a page's own cells: profile, library, versions, exercises, records.
 
     The cache of notebooks compares only the cells; an edit of the library would leave old outputs on the page.
     """
     digest = hashlib.sha256(profile.encode())
-    sources = [*root.glob("src/**/*.py"), *root.glob("book/exercises/*.py"), root / "constraints.txt"]
+    kept = [*root.glob("book/exercises/*.py"), *root.glob("book/recorded/*.json")]
+    sources = [*root.glob("src/**/*.py"), *kept, root / "constraints.txt"]
     for path in sorted(sources):
         if path.exists():
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from _support import browser as web
 
@@ -128,13 +128,19 @@ def address(built: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with web.launch() as running:
+        yield running
+
+
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
+def page(browser: Browser, address: str) -> Iterator[Page]:
     """A small screen, so that the page is long."""
     problems: list[str] = []
-    with web.launch() as running:
-        page = web.watched_page(running.new_context(viewport={"width": 390, "height": 300}), address, problems)
-        yield page
+    context = browser.new_context(viewport={"width": 390, "height": 300})
+    yield web.watched_page(context, address, problems)
+    context.close()
     assert not problems, problems
 
 
@@ -196,6 +202,15 @@ def test_tab_stops_at_folds_and_at_what_scrolls_and_at_no_formula(page: Page, ad
     page.locator("details.deeper > summary").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('details.deeper pre').tabIndex === 0")
+
+
+def test_the_column_on_the_right_has_its_room_before_it_is_there(page: Page, address: str) -> None:
+    page.set_viewport_size(web.DESK)
+    page.goto(f"{address}{NAME}.html", wait_until="load")
+    width = "() => document.querySelector('.bd-article-container').getBoundingClientRect().width"
+    whole = page.evaluate(width)
+    page.evaluate("() => document.querySelectorAll('.bd-article-container ~ *').forEach(e => e.remove())")
+    assert page.evaluate(width) == whole
 
 
 def test_a_page_loads_no_icon_script_and_mathjax_only_for_formulas(page: Page, address: str) -> None:

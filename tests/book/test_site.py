@@ -89,7 +89,8 @@ CONTRAST = """selector => {
 
 # What can be pressed or opened and has no name that a screen reader could say.
 UNNAMED = """() => {
-    const named = e => [e.innerText, e.getAttribute("aria-label"), e.title, e.querySelector("img[alt]")?.alt]
+    const named = e => [e.innerText, e.getAttribute("aria-label"), e.title]
+        .concat(e.querySelector("img[alt]")?.alt, e.querySelector("svg title")?.textContent)
         .concat((e.getAttribute("aria-labelledby") ?? "").split(" ").map(id => document.getElementById(id)?.innerText))
         .some(name => name?.trim());
     return [...document.querySelectorAll("summary, button, a[href], [role=button]")]
@@ -243,6 +244,7 @@ def test_the_measure_of_overflow_can_fail(blank: Page) -> None:
         ("<details open><summary><svg></svg></summary></details>", False),
         ("<button aria-label='Menu'></button>", True),
         ("<button><span style='display:none'>Menu</span></button>", False),
+        ("<button><svg><title>Copy</title></svg></button>", True),
         ("<a href='#'><img alt='Home'></a>", True),
         ("<a href='#'><img></a>", False),
     ],

@@ -1,7 +1,6 @@
 """Build the sample page with the book's own settings: `python tests/book/sample/build.py FOLDER` fills html, notebooks.
 
-Then `python tests/_support/look.py FOLDER/html/08-sample.html pictures --open` takes pictures of all that a chapter
-has.
+Then `python tests/_support/look.py FOLDER/html/08-sample.html pictures --open` shows all elements of a chapter.
 """
 
 import shutil
