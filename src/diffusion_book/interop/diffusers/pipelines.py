@@ -16,6 +16,7 @@ from diffusion_book.interop.diffusers.package import diffusers
 from diffusion_book.interop.diffusers.schedulers import schedule_from_diffusers, schedule_to_diffusers
 from diffusion_book.interop.diffusers.unet import unet_from_diffusers, unet_to_diffusers
 from diffusion_book.nn import UNet
+from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import EDM, Discrete, Schedule
 
@@ -52,7 +53,7 @@ def save_pipeline(
 
     Source: of the schedules, Ho et al. 2020; Liu et al. 2023; Karras et al. 2022, table 1.
     """
-    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
+    unet = uncompiled(unet)
     if not isinstance(unet, UNet):
         raise ValueError(f"a pipeline of diffusers is made of a UNet, got {type(unet).__name__}")
     scheduler, options = schedule_to_diffusers(schedule, prediction, unet.config.learned_variance)

@@ -36,6 +36,7 @@ from diffusion_book.interop.diffusers.options import (
 )
 from diffusion_book.interop.diffusers.weights import ATTENTION, OLD_ATTENTION, RESIDUAL_BLOCK, Weights, as_matrix
 from diffusion_book.nn import UNet, UNetConfig
+from diffusion_book.nn.build import uncompiled
 
 _TABLE = {
     "sample_size": Option(None),
@@ -220,7 +221,7 @@ def unet_to_diffusers(
         ValueError: an option of the U-Net is not one of `UNet2DModel`'s; the message names the first. Or image_size is
             no multiple of `patch`.
     """
-    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
+    unet = uncompiled(unet)
     if not isinstance(unet, UNet):
         raise ValueError(f"a UNet2DModel of diffusers is made of a UNet, got {type(unet).__name__}")
     config, state = unet.config, unet.state_dict()
