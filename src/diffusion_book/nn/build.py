@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.unet import UNet
 from diffusion_book.nn.unet_config import UNetConfig
+
+Network = TypeVar("Network", bound=nn.Module)
 
 KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNet, UNetConfig),
@@ -83,9 +85,10 @@ def describe(network: nn.Module) -> dict[str, Any]:
     raise ValueError(f"{type(network).__name__} is none of the kinds {', '.join(KINDS)}")
 
 
-def uncompiled(network: nn.Module) -> nn.Module:
+def uncompiled(network: Network) -> Network:
     """The network inside of what `torch.compile` made of it: there its weights have their own names."""
-    return getattr(network, "_orig_mod", network)
+    inside: Network = getattr(network, "_orig_mod", network)
+    return inside
 
 
 def check_fields(values: Mapping[str, Any], of: type[Any], where: str) -> None:
