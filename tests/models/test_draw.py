@@ -41,6 +41,8 @@ def test_batches_are_the_pictures_of_one_call():
         ({"steps": 1001}, "steps must be an integer in 1 … T = 1000, got 1001"),
         ({"precision": "fp16"}, "is for CUDA GPUs"),
         ({"wanted": 10}, "this model knows the classes 0 … 9, got 10"),
+        ({"seeds": 16}, r"one seed for each picture is needed, such as range\(16\), got 16"),
+        ({"seeds": []}, r"one seed for each picture is needed, such as range\(16\), got \[\]"),
         ({"guidance": 2.0}, "guidance needs labels: got w = 2.0 and no y"),
     ],
 )

@@ -1,9 +1,12 @@
 """Models that draw: what a person names becomes a model, and a model becomes pictures, in one call each. Chapter 12.
 
-sevens = models.draw("mnist-unet", 7, range(16))
+    sevens = models.draw("mnist-unet", 7, range(16))
 
-model = models.load("runs/pictures")
-better = models.draw(model, [0, 1], range(100, 108), sampler="heun", steps=30, guidance=models.Guidance(2, (0.3, 5)))
+    model = models.load("runs/pictures")
+    guidance = models.Guidance(2, interval=(0.3, 5))
+    better = models.draw(model, [0, 1], range(100, 108), sampler="heun", steps=30, guidance=guidance)
+
+A model is a network with all that must be known to draw with it; a network that names classes is none.
 """
 
 from diffusion_book.models.card import Card

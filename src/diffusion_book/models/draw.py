@@ -1,7 +1,9 @@
 """Pictures from a model: the same seed is the same picture, whatever is drawn beside it. Chapter 12.
 
-models.draw("mnist-unet", 7, range(16))                         sixteen sevens
-models.draw("mnist-unet", [0, 1, 2], range(6), guidance=2)      in turn, more typical of their class
+    models.draw("mnist-unet", 7, range(16))                         sixteen sevens
+    models.draw("mnist-unet", [0, 1, 2], range(6), guidance=2)      in turn, more typical of their class
+
+`batches` hands the same pictures over a few at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,6 +84,7 @@ def batches(
     """
     found = model if isinstance(model, Model) else load(model)
     chosen = samplers.by_name(sampler)
+    _check_seeds(seeds)
     conditions = found.conditioner.conditions(wanted, len(seeds))
     found.denoiser(conditions, guidance)  # complains, where there is reason to
     times = chosen.grid(found.schedule, steps)
@@ -107,3 +110,8 @@ def batches(
                 yield found.codec.decode(x0).cpu()
 
     return drawn()
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if isinstance(seeds, int | str) or not len(seeds):
+        raise ValueError(f"one seed for each picture is needed, such as range(16), got {seeds!r:.80}")

@@ -67,8 +67,10 @@ __all__ = [
 class Sampler(NamedTuple):
     """A sampler as it is known by name: with its options set, and called like every other. Chapter 7.
 
-    sampler = samplers.by_name("heun")
-    x0 = sampler(denoiser, schedule, x_T, sampler.grid(schedule, 18), generator=generator)
+        sampler = samplers.by_name("heun")
+        x0 = sampler(denoiser, schedule, x_T, sampler.grid(schedule, 18), generator=generator)
+
+    A new sampler is one more line of `SAMPLERS`.
     """
 
     loop: Callable[..., Tensor]
