@@ -156,9 +156,23 @@ def test_home_is_known_wherever_a_path_begins(run, tmp_path, monkeypatch):
     run("data", "show", "folder:~/set", "--size", 8, "-o~/c.png")
     words = ["--set", "preview_every=0", "--set", "data=folder:~/set", "--size", 8, "--precision", "fp32"]
     run("train", "--config=~/run.toml", *words, "--out=~/run")
+    run("train", "--resume", "--out=~/run")
     run("sample", "--model=~/run", "-n", 1, "--steps", 1, "--out=~/deep/d.npz")
     run("export", "--model=~/run", "--out=~/e.safetensors", "--format", "safetensors")
+    run("export", "--model=~/run", "--out=~/g")
     run("sample", "--model=~/e.safetensors", "-n", 1, "--steps", 1, "--out=~/f.npy")
     found = {path.name for path in home.iterdir()}
-    assert found == {"a.png", "b.png", "c.png", "deep", "e.json", "e.safetensors", "f.npy", "run", "run.toml", "set"}
+    assert found == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "deep",
+        "e.json",
+        "e.safetensors",
+        "f.npy",
+        "g",
+        "run",
+        "run.toml",
+        "set",
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -1,10 +1,7 @@
 """The commands, gathered."""
 
 import io
-import os.path
-import re
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -18,20 +15,14 @@ from diffusion_book.cli.train import train
 
 
 class CommandLine(Commands):
-    """The commands, behind the door through which words come in and go out."""
+    """The commands, on a terminal of any alphabet."""
 
-    def main(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
-        """Run a command line, with `~` for the home wherever it begins a path, on a terminal of any alphabet."""
+    def main(self, *words: Any, **options: Any) -> Any:
+        """Run a command line; what the terminal cannot show is shown as its number."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # σ is not worth losing a report for
-        words = sys.argv[1:] if args is None else args
-        return super().main([_at_home(word) for word in words], *others, **options)
-
-
-def _at_home(word: str) -> str:
-    """What a shell does for `-o ~/x` alone, also in `--out=~/x` and `folder:~/x`."""
-    return re.sub(r"(^|^-\w|=|folder:)(~[^/\\]*)", lambda found: found[1] + os.path.expanduser(found[2]), word)
+        return super().main(*words, **options)
 
 
 app = typer.Typer(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffusion_book._files import expanded
+
 if TYPE_CHECKING:
     from diffusion_book.data import Images
     from diffusion_book.training import RunConfig, Trainer
@@ -75,7 +77,7 @@ def train(
     from diffusion_book.training.config import build_data
 
     values: dict[str, Any] = {} if config is None else RunConfig.from_file(config).to_dict()
-    folder = out or Path("runs") / _name(config, options.get("data", "mnist-5k"))
+    folder = expanded(out) if out else Path("runs") / _name(config, options.get("data", "mnist-5k"))
     if config is None and resume and (folder / "config.json").is_file():
         values = RunConfig.from_file(folder / "config.json").to_dict()
     elif config is None and resume and "data" not in options:
@@ -194,4 +196,4 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
 def _name(config: Path | None, data: str) -> str:
     if config is not None:
         return config.stem
-    return Path(data.removeprefix("folder:")).resolve().name if data.startswith("folder:") else data
+    return expanded(data.removeprefix("folder:")).resolve().name if data.startswith("folder:") else data
