@@ -258,7 +258,7 @@ def test_nothing_heavy_is_imported_before_it_is_used(tmp_path):
         f"trainer = Trainer(tiny(), {str(tmp_path)!r}, data=pictures())\n"
         "assert 'tensorboard' not in sys.modules and 'tensorflow' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, env=environment())
     assert not list(tmp_path.iterdir())  # nor is anything written
 
 
@@ -799,7 +799,9 @@ def command(folder: Path, **changes: Any) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    """That of this process, with `_support` found from here."""
+    tests = str(Path(__file__).parents[1])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
 
 
 def start(folder: Path, **changes: Any) -> "subprocess.Popen[bytes]":
