@@ -28,7 +28,8 @@ from diffusion_book.evaluation.of_model import extractor_of
 from diffusion_book.nn import build
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import EMA, RunConfig
-from diffusion_book.training.loop import autocast, warm_up_then_cosine
+from diffusion_book.training.loop import warm_up_then_cosine
+from diffusion_book.training.precision import autocast
 
 RESULTS = Path(__file__).parent / "results"
 EVALUATIONS = 30
@@ -91,10 +92,8 @@ def contestants() -> list[Contestant]:
         return Peer(Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=1, flash_attn=False))
 
     cosine, config = schedules.cosine(), RunConfig.from_file(zoo.recipe("mnist-unet"))
-    strong = RunConfig(
-        batch_size=64, learning_rate=1e-3, warmup=500, weight_decay=0.01, prediction="v", precision="bf16"
-    )
-    tutorial = replace(strong, learning_rate=1e-4, prediction="eps", ema_decay=0.0)
+    strong = RunConfig(batch_size=64, learning_rate=1e-3, warmup=500, weight_decay=0.01, precision="bf16")
+    tutorial = replace(strong, learning_rate=1e-4, objective={"prediction": "eps"}, ema_decay=0.0)
     # Its Trainer's own defaults: no warm-up, no decay, no autocast.
     plain = replace(strong, warmup=0, decay="none", weight_decay=0.0, precision="fp32")
     ddpm = replace(plain, batch_size=16, learning_rate=1e-4, ema_decay=0.995)
@@ -149,15 +148,15 @@ def _step(
     images: data.Images,
     generator: torch.Generator,
 ) -> None:
-    config = contestant.config
+    config, denoising = contestant.config, contestant.config.denoising
     x0, conditions = images.batch(config.batch_size, generator)
     x0 = F.pad(x0, [(contestant.side - 28) // 2] * 4, value=-1.0)
     t = losses.draw_times(contestant.schedule, len(x0), generator)
     eps = torch.randn(x0.shape, generator=generator)
     nothing = {"y": torch.tensor(10)}
-    told = drop(conditions, nothing, config.condition_dropout, generator) if contestant.labels else {}
+    told = drop(conditions, nothing, denoising.condition_dropout, generator) if contestant.labels else {}
     with autocast(config.precision, x0.device):
-        loss = losses.simple_loss(network, contestant.schedule, x0, t, eps, config.prediction, told).mean()
+        loss = losses.simple_loss(network, contestant.schedule, x0, t, eps, denoising.prediction, told).mean()
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
@@ -171,7 +170,7 @@ def sample(contestant: Contestant, network: nn.Module, count: int, labels: Tenso
     A class, for a network that wants one, is drawn at random from the training `labels`: dealt in turn, the classes
     would vary less than the real digits' do, and the distance would be too kind (chapter 12).
     """
-    parts, prediction = [], contestant.config.prediction
+    parts, prediction = [], contestant.config.denoising.prediction
     generator = torch.Generator().manual_seed(1)
     times = samplers.log_snr_times(contestant.schedule, EVALUATIONS)
     network.eval()

@@ -32,7 +32,7 @@ from diffusion_book.evaluation.of_model import extractor_of
 from diffusion_book.models import Card, Model
 from diffusion_book.models.card import hardware
 from diffusion_book.schedules import Discrete, Schedule
-from diffusion_book.training.loop import Precision, autocast
+from diffusion_book.training.precision import Precision, autocast
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs/quality")

@@ -6,6 +6,7 @@ time in the trainer's parts that prepare a batch (its images, times, noise and d
 """
 
 import argparse
+import functools
 import tempfile
 import time
 from pathlib import Path
@@ -18,14 +19,16 @@ from diffusion_book.training import RunConfig, Trainer
 RESULTS = Path(__file__).parent / "results"
 PARTS = {
     "data and draws": ("_batch", "_shares"),
-    "log, at every step": ("_note", "_log"),
+    "log, at every step": ("losses.add", "_log"),
     "checkpoints, every 25 steps": ("_save",),
 }
 
 
 def count_time(trainer: Trainer, name: str, seconds: dict[str, float]) -> None:
     """Have one method of this trainer add what it takes to `seconds`."""
-    method = getattr(trainer, name)
+    *path, last = name.split(".")
+    owner = functools.reduce(getattr, path, trainer)
+    method = getattr(owner, last)
 
     def timed(*arguments: Any) -> Any:
         start = time.perf_counter()
@@ -35,7 +38,7 @@ def count_time(trainer: Trainer, name: str, seconds: dict[str, float]) -> None:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
         return result
 
-    setattr(trainer, name, timed)
+    setattr(owner, last, timed)
 
 
 def measure(steps: int) -> tuple[float, dict[str, float]]:
@@ -43,7 +46,7 @@ def measure(steps: int) -> tuple[float, dict[str, float]]:
     config = RunConfig(
         batch_size=64,
         steps=steps + 5,
-        condition_dropout=0.1,
+        objective={"condition_dropout": 0.1},
         precision="fp32",
         log_every=1,
         preview_every=5,

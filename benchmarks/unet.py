@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import diffusion_book._torchvision  # noqa: F401  (peers import torchvision, which may need mending first)
 from diffusion_book.interop import unet_from_diffusers
 from diffusion_book.nn import UNet, UNetConfig
-from diffusion_book.training.loop import autocast
+from diffusion_book.training.precision import autocast
 
 RESULTS = Path(__file__).parent / "results"
 BASELINE = "diffusers"

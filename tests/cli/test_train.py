@@ -89,7 +89,8 @@ def test_options_go_before_the_file_and_the_file_before_defaults(run, toml, tmp_
     )
     run("train", "--config", path, "--steps", 2, "--set", "network.channels=16", "--set", "times=uniform")
     config = RunConfig.from_file(tmp_path / "runs" / "run" / "config.json")
-    assert (config.steps, config.batch_size, config.seed, config.T, config.data) == (2, 2, 5, 30, "mnist-5k")
+    assert (config.steps, config.batch_size, config.seed, config.data) == (2, 2, 5, "mnist-5k")
+    assert (config.denoising.T, config.denoising.times) == (30, "uniform")
     assert config.network == {"kind": "unet", "size": "digits", "channels": 16}
 
 

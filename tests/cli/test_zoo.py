@@ -58,7 +58,8 @@ def test_a_recipe_becomes_weights_and_a_card(run, recipes, tmp_path):
     found = models.load("weights/tiny.safetensors")
     _, parts = checkpoint.load(tmp_path / "runs/tiny/checkpoints/step-00000005", only=["ema"])
     for name, value in found.network.state_dict().items():
-        assert torch.equal(value, parts["ema"][name].half().float()), name
+        trained = parts["ema"][name]
+        torch.testing.assert_close(value, trained, rtol=0, atol=float(trained.abs().max()) / 2**11)
     assert found.network.config.classes == 10
     assert found.prediction == "v"
     card = found.card
@@ -77,7 +78,8 @@ def test_a_step_that_is_kept_is_a_model_of_its_own(run, recipes, tmp_path):
     early = models.load("weights/tiny-early.safetensors")
     _, parts = checkpoint.load(tmp_path / "runs/tiny/checkpoints/step-00000003", only=["ema"])
     for name, value in early.network.state_dict().items():
-        assert torch.equal(value, parts["ema"][name].half().float()), name
+        trained = parts["ema"][name]
+        torch.testing.assert_close(value, trained, rtol=0, atol=float(trained.abs().max()) / 2**11)
     assert (early.card.name, early.card.step, early.card.images_seen) == ("tiny-early", 3, 24)
     assert early.card.wall_time <= models.load("weights/tiny.safetensors").card.wall_time
 

@@ -114,7 +114,8 @@ def test_a_network_is_added_by_its_file_and_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, "pixelwise", (Pixelwise, PixelwiseConfig))
     generator = torch.Generator().manual_seed(0)
     data = Images(2 * torch.rand(8, 1, 4, 4, generator=generator) - 1, {"y": torch.arange(8) % 3}, "noise")
-    config = RunConfig(network={"kind": "pixelwise"}, steps=2, batch_size=4, schedule="linear", T=20, precision="fp32")
+    objective = {"schedule": "linear", "T": 20}
+    config = RunConfig(network={"kind": "pixelwise"}, objective=objective, steps=2, batch_size=4, precision="fp32")
     network = Trainer(config, tmp_path / "run", data=data).run()
     assert network.config == PixelwiseConfig(1, 3)
     models.save(tmp_path / "it.safetensors", network, "linear", 20, "v")

@@ -11,7 +11,7 @@ from diffusion_book.models import Card, Guidance, Labels, Model
 from diffusion_book.training import RunConfig
 
 SCHEDULE = schedules.cosine(50)
-RECIPE = RunConfig(data="mnist-5k", condition_dropout=0.1)
+RECIPE = RunConfig(data="mnist-5k", objective={"condition_dropout": 0.1})
 
 
 def tiny(seed=0, card=Card(recipe=RECIPE), size=8, **config) -> Model:  # noqa: B008
@@ -69,7 +69,7 @@ def test_a_guidance_that_would_ask_for_nothing_is_refused(options):
 
 # What a network never learned ----------------------------------------------------------------------------------
 
-NEVER = Card(recipe=dataclasses.replace(RECIPE, condition_dropout=0.0))
+NEVER = Card(recipe=dataclasses.replace(RECIPE, objective={}))
 
 
 @pytest.mark.parametrize("model", [tiny(card=NEVER), tiny(no_label=False)], ids=["dropped none", "no vector"])

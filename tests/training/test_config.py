@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from diffusion_book import losses, schedules
+from diffusion_book import zoo
 from diffusion_book.data import Images
-from diffusion_book.training import Classification, Denoising, RunConfig
-from diffusion_book.training.config import _parse_yaml, build_data, build_network, build_objective, build_schedule
+from diffusion_book.training import Classification, Denoising, DenoisingConfig, RunConfig
+from diffusion_book.training.config import _parse_yaml, build_data, build_network, build_objective
 
 UNET = {"kind": "unet", "channels": 8, "channel_mults": [1], "attention_levels": [], "groups": 4}
 
@@ -19,7 +19,6 @@ size = 32
 steps = 300
 learning_rate = 3e-4
 grad_clip = inf
-weight = "min-snr"
 keep_steps = [100, 200]
 
 [network]
@@ -28,6 +27,9 @@ channels = 8
 channel_mults = [1]
 attention_levels = []
 groups = 4
+
+[objective]
+weight = "min-snr"
 """
 YAML = """
 data: folder:pictures
@@ -35,7 +37,7 @@ size: 32
 steps: 300
 learning_rate: 3e-4
 grad_clip: .inf
-weight: min-snr
+objective: {weight: min-snr}
 keep_steps: [100, 200]
 network: {kind: unet, channels: 8, channel_mults: [1], attention_levels: [], groups: 4}
 """
@@ -45,7 +47,7 @@ SAME = {
     "steps": 300,
     "learning_rate": 3e-4,
     "grad_clip": math.inf,
-    "weight": "min-snr",
+    "objective": {"weight": "min-snr"},
     "keep_steps": [100, 200],
     "network": UNET,
 }
@@ -73,7 +75,12 @@ def test_three_kinds_of_file_say_the_same(suffix, text, tmp_path):
 
 def test_nothing_is_lost_on_the_way_to_json_and_back():
     config = RunConfig(
-        **{**SAME, "network": {**UNET, "channel_mults": (1, 2)}, "T": 10, "schedule": "linear", "accumulate": 4}
+        **{
+            **SAME,
+            "network": {**UNET, "channel_mults": (1, 2)},
+            "objective": {"T": 10, "schedule": "linear"},
+            "accumulate": 4,
+        }
     )
     again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again.to_dict() == config.to_dict()
@@ -158,6 +165,14 @@ def test_yaml_makes_nothing_but_plain_values(tmp_path):
         ({"warmup": -5}, "warmup must be a whole number of at least 0, got -5"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"schedule": "flow", "T": 10}, "'flow' is continuous and takes no T, got 10"),
+        ({"objective": "denoising", "T": 5}, "objective must be a table of names and values, got 'denoising'"),
+        ({"objective": {"kind": ["denoising"]}, "T": 5}, r"unknown kind of objective \['denoising'\]"),
+        ({"network": "unet", "T": 5}, "network must be a table of names and values, got 'unet'"),
+        ({"objective": "denoising"}, "objective must be a table of names and values, got 'denoising'"),
+        ({"objective": {"shedule": "flow"}}, "objective of kind 'denoising': unknown key 'shedule'; did you mean"),
+        ({"objective": {"T": 10}, "T": 20}, r"T stands in the table \[objective\] and beside it; take one out"),
+        ({"jitter": 0.5}, "objective of kind 'denoising': unknown key 'jitter'"),
+        ({"network": {"kind": "classifier"}, "T": 5}, "objective of kind 'classification': unknown key 'T'"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(values, message):
@@ -176,9 +191,6 @@ def test_a_mistake_is_told_before_anything_runs(values, message):
         ({"keep": 1.5}, "keep must be a whole number of at least 1, got 1.5"),
         ({"accumulate": 0}, "accumulate must be a whole number of at least 1, got 0"),
         ({"accumulate": 1.5}, "accumulate must be a whole number of at least 1, got 1.5"),
-        ({"times": "normal"}, r"unknown times 'normal' \(did you mean 'logit-normal'\?\); choose one of uniform"),
-        ({"times": "log"}, "unknown times 'log'; choose one of uniform, logit-normal, sigma"),
-        ({"weight": "snr"}, r"unknown weight 'snr' \(did you mean 'min-snr'\?\); choose one of none, min-snr, p2"),
         ({"decay": "linear"}, "decay must be 'cosine' or 'none', got 'linear'"),
         ({"preview_every": 2.5}, "preview_every must be a whole number of at least 0, got 2.5"),
         ({"keep_steps": (2.5,)}, "keep_steps must be steps of the run, 1 to steps = 2000, got 2.5"),
@@ -189,10 +201,18 @@ def test_a_mistake_is_told_before_anything_runs(values, message):
         ({"weight_decay": math.inf}, "weight_decay must be at least 0 and finite, got inf"),
         ({"ema_decay": 1.0}, r"the EMA's decay must lie in \[0, 1\), got 1.0"),
         ({"ema_decay": math.nan}, r"the EMA's decay must lie in \[0, 1\), got nan"),
-        ({"condition_dropout": math.nan}, r"condition_dropout is a share in \[0, 1\], got nan"),
+        ({"objective": {"condition_dropout": math.nan}}, r"condition_dropout is a share in \[0, 1\], got nan"),
+        ({"objective": {"kind": "denosing"}}, r"unknown kind of objective 'denosing' \(did you mean 'denoising'\?\)"),
+        ({"objective": {"jitter": 1.0}}, "objective of kind 'denoising': unknown key 'jitter'"),
+        (
+            {"objective": {"kind": "classification"}},
+            "a network of kind 'unet' cannot be trained for classification; cha",
+        ),
+        (
+            {"network": {"kind": "classifier"}, "objective": {"kind": "denoising"}},
+            "a network of kind 'classifier' cannot be trained for denoising; change network.kind or objective.kind",
+        ),
         ({"preview_every": -1}, "preview_every must be a whole number of at least 0, got -1"),
-        ({"jitter": -1.0}, "jitter must be at least 0 and finite, got -1.0; 0 leaves images alone"),
-        ({"jitter": math.nan}, "jitter must be at least 0 and finite, got nan"),
         (
             {"steps": 5, "keep_steps": (5, 6)},
             "keep_steps must be steps of the run, 1 to steps = 5, got 6; its checkpoint would",
@@ -249,24 +269,33 @@ def test_channels_and_classes_follow_from_the_data_where_they_are_not_said():
 
 
 def test_the_objective_is_the_one_that_is_named():
-    config = RunConfig(
-        network=UNET,
-        schedule="linear",
-        T=20,
-        prediction="eps",
-        weight="p2",
-        times="logit-normal",
-        condition_dropout=0.1,
-    )
+    table = {"schedule": "linear", "T": 20, "prediction": "eps", "condition_dropout": 0.1}
+    config = RunConfig(network=UNET, objective=table)
     assert config.denoises
+    assert config.objective == {"kind": "denoising", **table, "times": "uniform", "weight": "none"}
+    assert config.denoising == DenoisingConfig(**table)
     found = build_objective(config, build_network(config, data()))
     assert isinstance(found, Denoising)
     assert (found.prediction, found.nothing, found.dropout) == ("eps", {"y": torch.tensor(4)}, 0.1)
-    assert found.draw_times is losses.draw_logit_normal_times
-    t = torch.arange(1, 21)
-    torch.testing.assert_close(found.schedule.at(t).a, schedules.linear(20).at(t).a)
-    torch.testing.assert_close(found.weight(found.schedule, t), losses.p2()(found.schedule, t))
-    assert build_schedule(RunConfig()).T == 1000
+
+
+def test_the_first_configurations_have_no_table_of_the_objective():
+    """Theirs were flat, and had the options of every kind; those of another kind, at their defaults, said nothing."""
+    flat = {"schedule": "linear", "T": 20, "prediction": "eps", "times": "sigma", "weight": "p2"}
+    idle = {"jitter": 1.0}
+    assert RunConfig.from_dict({**flat, **idle}) == RunConfig(objective=flat)
+    assert RunConfig.from_dict({**flat, "objective": {"condition_dropout": 0.1}}).denoising.condition_dropout == 0.1
+    idle = {"schedule": "cosine", "T": None, "prediction": "v", "times": "uniform", "weight": "none"}
+    classifier = {"network": {"kind": "classifier"}}
+    found = RunConfig.from_dict({**classifier, **idle, "condition_dropout": 0.0, "jitter": 0.5})
+    assert found == RunConfig(**classifier, objective={"jitter": 0.5})
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_card_of_the_zoo_has_the_recipe_that_is_committed(name):
+    """Cards are flat, recipes have the table: the same configuration."""
+    card = json.loads(zoo.weights(name).with_suffix(".json").read_text("utf8"))
+    assert RunConfig.from_dict(card["recipe"]) == RunConfig.from_file(zoo.recipe(name.removesuffix("-early")))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +316,9 @@ def test_the_objective_is_the_one_that_is_named():
     ],
 )
 def test_a_network_whose_classes_are_not_those_of_the_data_is_refused(network, labels, message):
-    config = RunConfig(network=network if "kind" in network else {**UNET, **network}, condition_dropout=0.1)
+    classifies = "kind" in network
+    objective = {} if classifies else {"condition_dropout": 0.1}
+    config = RunConfig(network=network if classifies else {**UNET, **network}, objective=objective)
     with pytest.raises(ValueError, match=message):
         build_network(config, data(1, labels))
 
@@ -299,15 +330,17 @@ def test_a_network_may_have_more_classes_than_the_data_or_none():
 
 
 def test_without_classes_the_network_is_told_no_labels():
-    config = RunConfig(network={**UNET, "classes": 0}, condition_dropout=0.1)
+    config = RunConfig(network={**UNET, "classes": 0}, objective={"condition_dropout": 0.1})
     found = build_objective(config, build_network(config, data()))
     batch = found.draw(torch.zeros(2, 1, 4, 4), {"y": torch.tensor([0, 1])}, torch.Generator())
     assert set(batch) == {"x0", "t", "eps"}
 
 
 def test_a_classifier_classifies():
-    config = RunConfig(network={"kind": "classifier"}, jitter=0.5)
+    config = RunConfig(network={"kind": "classifier"}, objective={"jitter": 0.5})
     assert not config.denoises
+    with pytest.raises(ValueError, match="this run trains no denoiser: its objective is classification"):
+        _ = config.denoising
     assert build_objective(config, build_network(config, data())) == Classification(jitter=0.5)
 
 

@@ -12,7 +12,7 @@ from diffusion_book.cli import options
 
 if TYPE_CHECKING:
     from diffusion_book.evaluation import Report
-    from diffusion_book.training.loop import Precision
+    from diffusion_book.training.precision import Precision
 
 OF_CLASSIFIERS = ("model", "out", "card", "held_out", "device")
 OF_BITS = (*OF_CLASSIFIERS, "count", "bits", "batch_size")
@@ -123,7 +123,7 @@ def _draw(report: "Report", path: Path) -> Path:
 
 def _precision(word: str) -> "Precision":
     from diffusion_book._names import unknown
-    from diffusion_book.training.loop import Precision
+    from diffusion_book.training.precision import Precision
 
     if word not in get_args(Precision):
         raise ValueError(unknown("precision", word, get_args(Precision)))

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FOLDER = {"size": 32, "batch_size": 64, "learning_rate": 2e-3, "preview_every": 250, "checkpoint_every": 250}
 """What a folder of pictures is trained with where nobody says otherwise: enough to see something within minutes."""
 
+TABLES: dict[str, dict[str, Any]] = {"network": {"kind": "unet", "size": "digits"}, "objective": {}}
+"""What an option such as --set network.channels=64 is a part of, and what the rest of it is where nobody says."""
+
 
 def train(
     config: Annotated[Path | None, typer.Option(help="A .toml, .yaml or .json file; options go before it.")] = None,
@@ -39,7 +42,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any other field of RunConfig: ema_decay=0.99, network.channels=64. May be repeated.",
+            help="Any other field of RunConfig: ema_decay=0.99, network.channels=64, objective.T=500. Repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -74,7 +77,7 @@ def train(
         _put(options, *_parse(text))
 
     from diffusion_book.training import RunConfig
-    from diffusion_book.training.config import build_data
+    from diffusion_book.training.config import build_data, grouped
 
     values: dict[str, Any] = {} if config is None else RunConfig.from_file(config).to_dict()
     folder = expanded(out) if out else Path("runs") / _name(config, options.get("data", "mnist-5k"))
@@ -86,9 +89,9 @@ def train(
         )
     elif config is None and str(options.get("data")).startswith("folder:"):
         values = dict(FOLDER)
-    for name, value in options.items():
-        both = name == "network" and isinstance(value, dict) and "kind" not in value
-        values[name] = {**_network(values), **value} if both else value
+    for name, value in grouped(options).items():
+        part = name in TABLES and isinstance(value, dict) and "kind" not in value
+        values[name] = {**values.get(name, TABLES[name]), **value} if part else value
     wanted = RunConfig.from_dict(values, "the options")
     images = build_data(wanted)
     found = {"size": _side(wanted, images), "class_names": list(images.class_names if wanted.labels else ())}
@@ -128,7 +131,7 @@ def start(config: "RunConfig", folder: Path, resume: bool, images: "Images | Non
 
 def _more(config: "RunConfig", folder: Path, network: Any) -> str:
     """The command that draws more of such pictures."""
-    classes = network.config.classes if config.condition_dropout == 0 else 0  # else it can draw without
+    classes = network.config.classes if config.denoising.condition_dropout == 0 else 0  # else it can draw without
     wanted = f" --class {','.join(map(str, range(min(classes, 10))))}" if classes else ""
     return f"diffusion-book sample --model {folder}{wanted}"
 
@@ -164,10 +167,6 @@ def _stopped(trainer: "Trainer") -> str:
     if last is None:
         return f"stopped at step {trainer.step}, before the first checkpoint; nothing is kept"
     return f"stopped at step {trainer.step}; the same command with --resume goes on from {last}"
-
-
-def _network(values: dict[str, Any]) -> dict[str, Any]:
-    return dict(values.get("network", {"kind": "unet", "size": "digits"}))
 
 
 def _parse(text: str) -> tuple[list[str], Any]:

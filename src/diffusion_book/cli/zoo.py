@@ -107,7 +107,9 @@ def duration(seconds: float) -> str:
 
 def _task(recipe: "RunConfig") -> str:
     return (
-        f"to predict {recipe.prediction} on the schedule {recipe.schedule}" if recipe.denoises else "to name the class"
+        f"to predict {recipe.denoising.prediction} on the schedule {recipe.denoising.schedule}"
+        if recipe.denoises
+        else "to name the class"
     )
 
 

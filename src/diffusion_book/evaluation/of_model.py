@@ -25,7 +25,7 @@ from diffusion_book.evaluation.report import Origin, Report
 from diffusion_book.models import Guidance, Labels, Model, TrainedClassifier
 from diffusion_book.models.card import Card, hardware, threads_in_words
 from diffusion_book.schedules import Discrete
-from diffusion_book.training.loop import Precision, resolve
+from diffusion_book.training.precision import Precision, resolve
 
 
 @dataclass(frozen=True)

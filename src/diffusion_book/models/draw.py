@@ -18,7 +18,7 @@ from diffusion_book.conditions import take
 from diffusion_book.models.conditioner import Wanted
 from diffusion_book.models.files import load
 from diffusion_book.models.model import Guidance, Model
-from diffusion_book.training.loop import Precision, autocast, resolve
+from diffusion_book.training.precision import Precision, autocast, resolve
 
 
 def draw(

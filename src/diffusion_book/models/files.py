@@ -26,7 +26,6 @@ from diffusion_book.nn import Classifier, build, describe
 from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
-from diffusion_book.training.config import build_schedule
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def export(model: Model | TrainedClassifier, path: Path) -> None:
     if recipe is None:
         raise ValueError("this model already is a .safetensors file, and has no card to take along; copy it")
     if isinstance(model, Model):
-        sha256 = save(path, model.network, recipe.schedule, recipe.T, model.prediction)
+        sha256 = save(path, model.network, recipe.denoising.schedule, recipe.denoising.T, model.prediction)
     else:
         sha256 = save(path, model.network)
     dataclasses.replace(model.card, versions=model.card.versions or versions(), sha256=sha256).write(path)
@@ -148,7 +147,7 @@ def _of_run(folder: Path, device: torch.device | str, size: int | None) -> Model
     assert recipe is not None  # a run has one
     if isinstance(network, Classifier):
         return TrainedClassifier(network, card)
-    return Model.of(network, build_schedule(recipe), recipe.prediction, card, size)
+    return Model.of(network, recipe.denoising.build_schedule(), recipe.denoising.prediction, card, size)
 
 
 def _of_file(path: Path, device: torch.device | str, size: int | None) -> Model | TrainedClassifier:

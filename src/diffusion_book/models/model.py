@@ -85,7 +85,7 @@ class Model:
         """
         config: Any = network.config
         recipe = card.recipe
-        dropped = recipe is None or recipe.condition_dropout > 0
+        dropped = recipe is None or recipe.denoising.condition_dropout > 0
         names = _class_names(recipe) if recipe else ()
         conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True), names)
         side = size or (recipe and _side(recipe))

@@ -11,7 +11,6 @@ from diffusion_book.models.draw import draw
 from diffusion_book.models.model import Model
 from diffusion_book.schedules import Discrete
 from diffusion_book.training import RunConfig
-from diffusion_book.training.config import build_schedule
 from diffusion_book.training.trainer import Preview
 
 
@@ -19,8 +18,8 @@ def preview_of(config: RunConfig) -> Preview:
     """A function that draws what a network can do, into a file: each class twice, or sixteen pictures of no class."""
 
     def preview(network: nn.Module, path: Path) -> None:
-        schedule = build_schedule(config)
-        model = Model.of(network, schedule, config.prediction, Card(recipe=config))
+        schedule = config.denoising.build_schedule()
+        model = Model.of(network, schedule, config.denoising.prediction, Card(recipe=config))
         described: Any = network.config
         columns = min(described.classes, 10) or 4
         count, wanted = (2 * columns, range(columns)) if described.classes else (16, None)

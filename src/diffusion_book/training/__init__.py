@@ -4,7 +4,9 @@ from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.loop import TrainConfig, TrainResult, train
-from diffusion_book.training.objective import Classification, Denoising, Objective
+from diffusion_book.training.objectives.classification import Classification
+from diffusion_book.training.objectives.common import Objective
+from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
 from diffusion_book.training.trainer import Trainer
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "Classification",
     "Denoising",
+    "DenoisingConfig",
     "Objective",
     "RunConfig",
     "TrainConfig",

@@ -1,4 +1,4 @@
-"""What a run is made of, as a flat file that a person can read (chapter 11).
+"""What a run is made of, as a file that a person can read (chapter 11).
 
 A configuration is TOML, YAML or JSON. What it leaves out has the defaults of `RunConfig`; a key that is none of its
 fields is an error that names the nearest one.
@@ -7,7 +7,6 @@ fields is an error that names the nearest one.
 import codecs
 import dataclasses
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,30 +15,26 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from diffusion_book._checks import at_least
 from diffusion_book._files import expanded, once
-from diffusion_book._names import unknown
 from diffusion_book.data import Examples, Images, load
-from diffusion_book.losses import (
-    Weight,
-    draw_logit_normal_times,
-    draw_sigma_times,
-    draw_times,
-    edm,
-    min_snr,
-    p2,
-    vdm,
-)
 from diffusion_book.nn.build import build, check_fields, configure
-from diffusion_book.schedules import Schedule, by_name
+from diffusion_book.training import objectives
 from diffusion_book.training.loop import TrainConfig
-from diffusion_book.training.objective import Classification, Denoising, Objective
+from diffusion_book.training.objectives import DenoisingConfig, Objective
 
-TIMES = {"uniform": draw_times, "logit-normal": draw_logit_normal_times, "sigma": draw_sigma_times}
-WEIGHTS: dict[str, Weight | None] = {"none": None, "min-snr": min_snr(), "p2": p2(), "vdm": vdm(), "edm": edm()}
+FLAT = {
+    "schedule": "cosine",
+    "T": None,
+    "prediction": "v",
+    "times": "uniform",
+    "weight": "none",
+    "condition_dropout": 0.0,
+    "jitter": 1.0,
+}
+"""Options of objectives that the first configurations have beside all others, and not in a table; their defaults."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +49,9 @@ class RunConfig(TrainConfig):
         network: "kind" (one of `nn.build.KINDS`), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
-        schedule: a name that `schedules.by_name` knows. T: its steps, where it has steps.
-        times: which times are trained more: "uniform", "logit-normal" or "sigma" (for EDM).
-        weight: of the loss: "none", "min-snr", "p2", "vdm" or "edm".
-        jitter: how much a classifier's images are moved; see `Classification`.
+        objective: "kind" (one of `training.objectives.OBJECTIVES`; where it is not said, "classification" for a
+            classifier and else "denoising") and any of the fields of its configuration, such as
+            {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig` and `Classification`.
         accumulate: parts into which each process cuts its share of a batch, one after the other, to save memory.
         decay: of the learning rate after the warm-up: "cosine" to zero, or "none".
         log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
@@ -71,11 +65,7 @@ class RunConfig(TrainConfig):
     labels: Literal["folders"] | None = None
     class_names: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
-    schedule: str = "cosine"
-    T: int | None = None
-    times: Literal["uniform", "logit-normal", "sigma"] = "uniform"
-    weight: Literal["none", "min-snr", "p2", "vdm", "edm"] = "none"
-    jitter: float = 1.0
+    objective: Mapping[str, Any] = field(default_factory=dict)
     accumulate: int = 1
     decay: Literal["cosine", "none"] = "cosine"
     log_every: int = 100
@@ -89,30 +79,43 @@ class RunConfig(TrainConfig):
         at_least(1, accumulate=self.accumulate, log_every=self.log_every)
         at_least(1, checkpoint_every=self.checkpoint_every, keep=self.keep)
         at_least(0, preview_every=self.preview_every)
-        if not 0 <= self.jitter < math.inf:
-            raise ValueError(f"jitter must be at least 0 and finite, got {self.jitter}; 0 leaves images alone")
         for step in self.keep_steps:
             if not (isinstance(step, Integral) and 1 <= step <= self.steps):
                 raise ValueError(
                     f"keep_steps must be steps of the run, 1 to steps = {self.steps}, got {step}; "
                     "its checkpoint would never be written"
                 )
-        if self.times not in TIMES:
-            raise ValueError(unknown("times", self.times, TIMES))
-        if self.weight not in WEIGHTS:
-            raise ValueError(unknown("weight", self.weight, WEIGHTS))
         if self.decay not in ("cosine", "none"):
             raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
         configure(self.network)
-        build_schedule(self)
+        kind = _kind(self.network, self.objective)
+        configured = objectives.configure({**self.objective, "kind": kind})
+        if (kind == "classification") != (self.network["kind"] == "classifier"):
+            raise ValueError(
+                f"a network of kind {self.network['kind']!r} cannot be trained for {kind}; change network.kind or "
+                "objective.kind"
+            )
         object.__setattr__(self, "network", dict(self.network))
+        object.__setattr__(self, "objective", {"kind": kind, **vars(configured)})
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
         object.__setattr__(self, "class_names", tuple(self.class_names))
 
     @property
     def denoises(self) -> bool:
-        """Whether this trains a denoiser, and not a classifier."""
-        return self.network["kind"] != "classifier"
+        """Whether this trains a denoiser."""
+        return bool(self.objective["kind"] == "denoising")
+
+    @property
+    def denoising(self) -> DenoisingConfig:
+        """How it trains a denoiser.
+
+        Raises:
+            ValueError: it trains something else.
+        """
+        configured = objectives.configure(self.objective)
+        if not isinstance(configured, DenoisingConfig):
+            raise ValueError(f"this run trains no denoiser: its objective is {self.objective['kind']}")
+        return configured
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the configuration") -> "RunConfig":
@@ -121,8 +124,11 @@ class RunConfig(TrainConfig):
         Raises:
             ValueError: an unknown key, with the nearest known one; or a value of another type.
         """
-        check_fields(values, cls, source)
-        return cls(**values)
+        known = grouped(values)
+        if known != values:
+            known["objective"] = _without_idle(known.get("network"), known["objective"])
+        check_fields(known, cls, source)
+        return cls(**known)
 
     @classmethod
     def from_file(cls, path: Path | str) -> "RunConfig":
@@ -141,6 +147,36 @@ class RunConfig(TrainConfig):
         return values
 
 
+def grouped(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same values, with those in the table of the objective that the first configurations have beside it.
+
+    Raises:
+        ValueError: one stands in both places.
+    """
+    flat = {name: value for name, value in values.items() if name in FLAT}
+    table = values.get("objective", {})
+    if not flat or not isinstance(table, Mapping):
+        return dict(values)
+    for name in flat:
+        if name in table:
+            raise ValueError(f"{name} stands in the table [objective] and beside it; take one out")
+    return {**{name: value for name, value in values.items() if name not in FLAT}, "objective": {**flat, **table}}
+
+
+def _without_idle(network: Any, objective: Mapping[str, Any]) -> dict[str, Any]:
+    """The first configurations say the options of every kind: those of another, at their defaults, say nothing."""
+    kind = _kind(network if isinstance(network, Mapping) else {}, objective)
+    of = objectives.OBJECTIVES.get(str(kind))
+    own = {option.name for option in dataclasses.fields(of)} if of else set()
+    said = {name: value for name, value in FLAT.items() if name not in own}
+    return {name: value for name, value in objective.items() if name not in said or value != said[name]}
+
+
+def _kind(network: Mapping[str, Any], objective: Mapping[str, Any]) -> Any:
+    """The objective's kind, where it is not said that which the network is for."""
+    return objective.get("kind", "classification" if network.get("kind") == "classifier" else "denoising")
+
+
 def build_network(config: RunConfig, data: Examples) -> nn.Module:
     """The network that a configuration names, with fresh weights; the data gives channels and classes left unsaid.
 
@@ -155,27 +191,9 @@ def build_network(config: RunConfig, data: Examples) -> nn.Module:
     return build(described)
 
 
-def build_schedule(config: RunConfig) -> Schedule:
-    """The schedule that a configuration names."""
-    return by_name(config.schedule, config.T)
-
-
 def build_objective(config: RunConfig, network: nn.Module) -> Objective:
     """What the configuration minimises."""
-    if not config.denoises:
-        return Classification(config.jitter)
-    described: Any = network.config
-    return Denoising(
-        build_schedule(config),
-        config.prediction,
-        WEIGHTS[config.weight],
-        TIMES[config.times],
-        told=("y",) if described.classes else (),
-        nothing={"y": torch.tensor(described.classes)}
-        if described.classes and getattr(described, "no_label", True)
-        else {},
-        dropout=config.condition_dropout,
-    )
+    return objectives.configure(config.objective).build(network)
 
 
 def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
@@ -190,7 +208,8 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
             f"network.classes = {classes} is too few for the labels 0 … {labels - 1} of {config.data}: leave it out, "
             + ("or set it to 0 to train without labels" if config.denoises else f"or set it to {labels}")
         )
-    if classes and config.condition_dropout and not config.network.get("no_label", True):
+    dropout = config.denoises and config.denoising.condition_dropout
+    if classes and dropout and not config.network.get("no_label", True):
         raise ValueError(
             "condition_dropout needs a network that can be told nothing: leave network.no_label = false out, or set "
             "condition_dropout = 0"

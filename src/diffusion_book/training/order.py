@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,11 @@ def seed_of(seed: int, *purpose: str | int) -> int:
     """A seed for one purpose, unrelated to those of all others: 32 bits of the SHA-256 of its name."""
     text = " ".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def own_randomness(device: torch.device) -> AbstractContextManager[None]:
+    """Where seeds can be set, and the caller's global generators are afterwards as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def batch_index(n: int, batch_size: int, step: int, seed: int) -> Tensor:

@@ -25,19 +25,19 @@ from tqdm import tqdm
 
 from diffusion_book._files import expanded, locked, write_whole
 from diffusion_book.data import Examples
+from diffusion_book.data.augment import flip_half
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError, flatten, unflatten
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
-from diffusion_book.training.loop import autocast, own_randomness, resolve, step_scaled, warm_up_then_cosine
-from diffusion_book.training.objective import Batch, Objective, flip_half
-from diffusion_book.training.order import batch_index, seed_of, sees_pieces
+from diffusion_book.training.log import LossByTime
+from diffusion_book.training.loop import warm_up_then_cosine
+from diffusion_book.training.objectives import Batch, Objective, to_device
+from diffusion_book.training.order import batch_index, own_randomness, seed_of, sees_pieces
+from diffusion_book.training.precision import autocast, resolve, step_scaled
 
 HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
 """What a run may be told anew when it goes on: it does not touch the weights, see `sees_pieces` for `accumulate`."""
-
-BINS = 10
-"""Equal parts of (0, T] for which the loss is logged on its own."""
 
 Preview = Callable[[nn.Module, Path], None]
 
@@ -94,8 +94,7 @@ class Trainer:
         )
         self.network, self.optimiser = self.accelerator.prepare(network, optimiser)
         self.step = 0
-        self.loss_sum = torch.zeros(BINS, dtype=torch.float64)
-        self.loss_count = torch.zeros(BINS, dtype=torch.float64)
+        self.losses = LossByTime(self.device, self.objective.T)
 
     def run(self, resume: bool = False) -> nn.Module:
         """Train to the last step → the averaged network.
@@ -148,7 +147,7 @@ class Trainer:
                 with autocast(self.precision, self.device):
                     loss = self.objective.loss(self.network, batch)
                 self.scaler.scale(loss.mean() / self.config.accumulate).backward()
-            self._note(loss.detach(), batch.get("t"))
+            self.losses.add(loss.detach(), batch.get("t"))
         self.scaler.unscale_(self.optimiser)
         grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip)
         stepped = step_scaled(self.optimiser, self.scaler)  # or not, on all processes: they have the same gradients
@@ -171,8 +170,7 @@ class Trainer:
         size = self.config.batch_size // parts
         for piece in range(self.config.accumulate):
             start = (self.accelerator.process_index * self.config.accumulate + piece) * size
-            part = {name: values[start : start + size] for name, values in batch.items()}
-            yield {name: values if name == "t" else values.to(self.device) for name, values in part.items()}
+            yield to_device({name: values[start : start + size] for name, values in batch.items()}, self.device)
 
     def _rate(self) -> float:
         if self.config.decay == "none":
@@ -181,17 +179,6 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
-
-    def _note(self, loss: Tensor, t: Tensor | None) -> None:
-        """Add losses to the sums by time. On a GPU this waits for the step; the sums are float64, on the CPU."""
-        loss = loss.double().cpu()
-        if t is None:
-            part = torch.zeros(len(loss), dtype=torch.int64)
-        else:
-            T = self.objective.schedule.T  # type: ignore[attr-defined]  # what has times has a schedule
-            part = (t.double() * BINS / T).ceil().long().clamp(1, BINS) - 1
-        self.loss_sum.index_add_(0, part, loss)
-        self.loss_count.index_add_(0, part, torch.ones_like(loss))
 
     def _log(self, grad_norm: Tensor | None) -> float:
         """Write a line of the log → the mean loss since the last one."""
@@ -206,21 +193,20 @@ class Trainer:
             "images": self.step * self.config.batch_size,
             "images_per_second": float(count.sum()) / elapsed,
         }
-        by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.config.denoises else []
+        by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.losses.T else []
         parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
         with self.writing():
             if self.accelerator.is_main_process:
                 with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": self.step, **values, "loss_by_time": by_time}) + "\n")
             self.accelerator.log({**values, **parts}, step=self.step)
-        self.loss_sum.zero_()
-        self.loss_count.zero_()
+        self.losses.reset()
         self._since = time.perf_counter()
         return loss
 
     def _sums(self) -> Tensor:
         """[2, BINS]: the sum and the number of losses since the last line of the log, over all processes."""
-        sums = torch.stack([self.loss_sum, self.loss_count])
+        sums = self.losses.read()
         if self.accelerator.num_processes == 1:  # nothing to add, and not every device has float64
             return sums
         return self.accelerator.reduce(sums.to(self.device), "sum").cpu()
@@ -373,7 +359,7 @@ class Trainer:
             raise CheckpointError(f"{path} is of another network, or not of a run: {error}") from error
         self.step = self.ema.updates = step
         if self.accelerator.is_main_process:  # the sums are of all processes
-            self.loss_sum, self.loss_count = sums
+            self.losses.reset(sums)
 
     def _cut_log(self) -> None:
         """Drop the lines that a run wrote after the checkpoint from which it now goes on."""

@@ -73,7 +73,7 @@ def _save(trainer: Trainer, step: int, path: Path) -> str:
     network.load_state_dict(parts["ema"])
     if not config.denoises:
         return save(path, network)
-    return save(path, network, config.schedule, config.T, config.prediction)
+    return save(path, network, config.denoising.schedule, config.denoising.T, config.denoising.prediction)
 
 
 def _log(run: Path) -> list[dict[str, Any]]:

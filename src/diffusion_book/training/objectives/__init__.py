@@ -1,0 +1,41 @@
+"""What a run trains for, by kind: to denoise, or to name the class. Chapter 11."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_book._names import unknown
+from diffusion_book.nn.build import check_fields
+from diffusion_book.training.objectives.classification import Classification
+from diffusion_book.training.objectives.common import Batch, Objective, ObjectiveConfig, to_device
+from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
+
+__all__ = [
+    "OBJECTIVES",
+    "Batch",
+    "Classification",
+    "Denoising",
+    "DenoisingConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "configure",
+    "to_device",
+]
+
+OBJECTIVES: dict[str, type[Any]] = {"denoising": DenoisingConfig, "classification": Classification}
+"""What "kind" may be. A new objective is its own file and a line here."""
+
+
+def configure(description: Mapping[str, Any]) -> ObjectiveConfig:
+    """An objective's configuration from the table `[objective]`: its "kind", and any of the fields of that kind.
+
+    Raises:
+        ValueError: an unknown kind; a field that this kind does not have, with the nearest one; or a value that does
+            not fit.
+    """
+    fields = dict(description)
+    kind = fields.pop("kind", None)
+    if kind not in list(OBJECTIVES):
+        raise ValueError(unknown("kind of objective", kind, OBJECTIVES))
+    check_fields(fields, OBJECTIVES[kind], f"objective of kind {kind!r}")
+    configured: ObjectiveConfig = OBJECTIVES[kind](**fields)
+    return configured
