@@ -33,14 +33,14 @@ def check(bridge):
             f"the standard deviation from {t} to {s} is off"
         )
     # Two hops with the same x0 are one hop.
-    (a_t, v_t), (a_s, v_s), (a_u, v_u) = [
+    late, middle, early = [
         (float(schedule.at(k).a), float(schedule.at(k).sigma)) for k in (40, 25, 10)
     ]
-    one_mean, one_std = bridge(x0, xt, a_t, v_t, a_u, v_u)
-    middle, middle_std = bridge(x0, xt, a_t, v_t, a_s, v_s)
-    two_mean, last_std = bridge(x0, middle, a_s, v_s, a_u, v_u)
-    slope = (bridge(x0, middle + 1, a_s, v_s, a_u, v_u)[0] - two_mean).mean()
+    one_mean, one_std = bridge(x0, xt, *late, *early)
+    halfway, halfway_std = bridge(x0, xt, *late, *middle)
+    two_mean, last_std = bridge(x0, halfway, *middle, *early)
+    slope = (bridge(x0, halfway + 1, *middle, *early)[0] - two_mean).mean()
     assert torch.allclose(one_mean, two_mean), "two hops must have the mean of one"
-    assert abs(last_std**2 + (slope * middle_std) ** 2 - one_std**2) < 1e-9, (
+    assert abs(last_std**2 + (slope * halfway_std) ** 2 - one_std**2) < 1e-9, (
         "and its variance"
     )

@@ -274,6 +274,7 @@ def test_the_bound_costs_too_much_by_what_the_guess_gets_wrong(generator):
         bound = (guess.probs * (guess.probs / joint).log()).sum()
         torch.testing.assert_close(bound, -joint.sum().log() + kl_divergence(guess, exact))
 
+
 T = 4
 COARSE = torch.linspace(-7, 7, 1401, **f64)
 DC = COARSE[1] - COARSE[0]
