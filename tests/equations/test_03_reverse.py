@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
 from diffusion_book import predictions, process, schedules
 
@@ -66,6 +66,24 @@ def condition(t: int, s: int, x0: float, xt: float) -> Normal:
 
 
 # Why small steps are Gaussian ------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("eq-reverse-kernel")
+def test_bayes_rule_gives_the_step_back_of_a_simulated_chain(generator):
+    """Of many pairs (x_{t−1}, x_t), those whose x_t falls into a thin slice, against the density's two moments."""
+    n, beta, xt, width = 2_000_000, 0.3, 0.4, 0.02
+    component = torch.multinomial(WEIGHT, n, replacement=True, generator=generator)
+    before = CENTRE[component] + WIDTH[component] * torch.randn(n, generator=generator, **f64)
+    after = math.sqrt(1 - beta) * before + math.sqrt(beta) * torch.randn(n, generator=generator, **f64)
+    seen = before[(after - xt).abs() < width / 2]
+    likelihood = Normal(math.sqrt(1 - beta) * X, math.sqrt(beta)).log_prob(torch.tensor(xt, **f64)).exp()
+    evidence = log_pt(torch.tensor([xt], **f64), math.sqrt(1 - beta), math.sqrt(beta)).exp()
+    kernel = likelihood * P0 / evidence  # q(x_t | x_{t−1}) q(x_{t−1}) / q(x_t)
+    assert (kernel.sum() * DX).item() == pytest.approx(1, abs=1e-9)
+    for power in (1, 2):
+        expected = (kernel * X**power).sum() * DX
+        error = (seen**power).std() / len(seen) ** 0.5
+        assert abs((seen**power).mean() - expected) < 4 * error
 
 
 @pytest.mark.equation("eq-reverse-mean")
@@ -244,6 +262,18 @@ def test_small_and_large_bound_the_average_for_data_of_variance_one(t, s):
 
 
 # The ELBO --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("eq-reverse-one-hidden")
+def test_the_bound_costs_too_much_by_what_the_guess_gets_wrong(generator):
+    """Every hidden value of a small table, against the divergence of torch's own distributions."""
+    hidden, given_hidden = torch.rand(2, 5, generator=generator, **f64)
+    joint = hidden / hidden.sum() * given_hidden  # p(x, z) for the x that was seen
+    exact = Categorical(probs=joint)  # p(z | x)
+    for guess in (Categorical(probs=torch.rand(5, generator=generator, **f64)), exact):
+        bound = (guess.probs * (guess.probs / joint).log()).sum()
+        torch.testing.assert_close(bound, -joint.sum().log() + kl_divergence(guess, exact))
+
 
 T = 4
 COARSE = torch.linspace(-7, 7, 1401, **f64)

@@ -6,7 +6,7 @@ import torch
 def score_from_v(
     v: torch.Tensor, xt: torch.Tensor, a: torch.Tensor, b: torch.Tensor
 ) -> torch.Tensor:
-    """Return the score ∇ log p_t(x_t) that belongs to v; a ≥ 0 and b > 0."""
+    """Return the score ∇ log q(x_t) that belongs to v; a ≥ 0 and b > 0."""
     # solution
     eps = b * xt + a * v
     return -eps / b

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 
 
-def undo_step(log_pt: Callable, xt: torch.Tensor, beta: float):
+def undo_step(log_q: Callable, xt: torch.Tensor, beta: float):
     """Return the mean and the variance of x_{t−1} given x_t, each [N].
 
-    log_pt maps points [N] to log-densities [N], in one dimension.
+    log_q maps points [N] to log-densities [N], in one dimension.
     """
     # solution
     xt = xt.detach().requires_grad_()
-    (score,) = torch.autograd.grad(log_pt(xt).sum(), xt, create_graph=True)
+    (score,) = torch.autograd.grad(log_q(xt).sum(), xt, create_graph=True)
     (curvature,) = torch.autograd.grad(score.sum(), xt)
     mean = (xt + beta * score) / (1 - beta) ** 0.5
     return mean.detach(), beta / (1 - beta) * (1 + beta * curvature)
@@ -30,8 +30,10 @@ def check(undo_step):
     x = torch.linspace(-6, 6, 20001, dtype=torch.float64)
     xt = torch.tensor([-0.6, 0.1, 1.3], dtype=torch.float64)
     for beta in (0.6, 0.05):
-        pt = mixture.noised((1 - beta) ** 0.5, beta**0.5)
-        mean, var = undo_step(lambda y, pt=pt: pt.log_prob(y[:, None]), xt, beta)
+        noisy = mixture.noised((1 - beta) ** 0.5, beta**0.5)
+        mean, var = undo_step(
+            lambda y, noisy=noisy: noisy.log_prob(y[:, None]), xt, beta
+        )
         assert mean.shape == var.shape == xt.shape, (
             "give one mean and one variance for each point"
         )
