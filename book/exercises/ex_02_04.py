@@ -28,7 +28,9 @@ def check(covariances):
         product = seen[s - 1] * seen[t - 1]
         error = product.std().item() / n**0.5
         simulated = f"for s = {s}, t = {t} the chain has {product.mean():.4f}"
-        assert abs(product.mean() - chain) < 5 * error, f"{simulated}, got {chain:.4f}"
+        assert abs(product.mean() - chain) < 5 * error, (
+            f"{simulated}, got {chain:.4f}"
+        )
         assert independent == 0, "independent noises have no covariance"
         eps = torch.randn(n, generator=generator, dtype=torch.float64)
         product = (1 - ab_s) ** 0.5 * eps * (1 - ab_t) ** 0.5 * eps

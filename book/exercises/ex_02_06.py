@@ -20,7 +20,9 @@ def check(beta_from_log_snr):
     ]
     for log_snr in wishes:
         beta = beta_from_log_snr(log_snr)
-        assert beta.shape == log_snr.shape, "one β for each λ, from ᾱ_0 = 1 to ᾱ_1 first"
+        assert beta.shape == log_snr.shape, (
+            "one β for each λ, from ᾱ_0 = 1 to ᾱ_1 first"
+        )
         signal, noise = 1.0, 0.0  # variances, by walking the chain
         for t, beta_t in enumerate(beta, 1):
             signal, noise = (1 - beta_t) * signal, (1 - beta_t) * noise + beta_t
