@@ -1,33 +1,39 @@
-"""A schedule from a wish for its log-SNR."""
-
-from decimal import Decimal, localcontext
-from itertools import pairwise
+"""Three ways to make two noisy images, and what the two have to do with each other."""
 
 import torch
-from torch.nn.functional import logsigmoid
 
 
-def beta_from_log_snr(log_snr: torch.Tensor) -> torch.Tensor:
-    """Return β_1 … β_T of the schedule with log-SNR λ_1 > … > λ_T, in float64."""
+def covariances(ab_s: float, ab_t: float) -> tuple[float, float, float]:
+    """Return Cov(x_s, x_t | x_0) for the chain, for two noises, and for one shared noise.
+
+    ab_s and ab_t are ᾱ_s > ᾱ_t, as s < t.
+    """
     # solution
-    log_alpha_bar = logsigmoid(log_snr)
-    change = torch.diff(log_alpha_bar, prepend=log_alpha_bar.new_zeros(1))
-    return -torch.expm1(change)
+    b2_s, b2_t = 1 - ab_s, 1 - ab_t
+    return (ab_t / ab_s) ** 0.5 * b2_s, 0.0, (b2_s * b2_t) ** 0.5
     # end solution
 
 
-def check(beta_from_log_snr):
-    log_snr = torch.linspace(40, -20, 25, dtype=torch.float64)
-    beta = beta_from_log_snr(log_snr)
-    assert beta.shape == log_snr.shape, (
-        "one β for each λ, from ᾱ_0 = 1 to ᾱ_1 first"
-    )
-    with localcontext() as context:
-        context.prec = 50
-        lambdas = [Decimal(value) for value in log_snr.tolist()]
-        alpha_bar = [Decimal(1), *(1 / (1 + (-value).exp()) for value in lambdas)]
-        exact = [float(1 - now / before) for before, now in pairwise(alpha_bar)]
-    ratio = beta / torch.tensor(exact, dtype=torch.float64)
-    worst = int((ratio - 1).abs().argmax())
-    wrong = f"β_{worst + 1} is wrong by the factor {ratio[worst]:.6g}"
-    assert abs(ratio[worst] - 1) < 1e-9, f"{wrong} (λ = {log_snr[worst]:g})"
+def check(covariances):
+    generator = torch.Generator().manual_seed(0)
+    beta, n = torch.full((12,), 0.1, dtype=torch.float64), 100_000
+    x, seen = torch.zeros(n, dtype=torch.float64), []
+    for beta_t in beta:  # x_0 = 0: given x_0, the mean does not matter
+        eps = torch.randn(n, generator=generator, dtype=torch.float64)
+        x = (1 - beta_t).sqrt() * x + beta_t.sqrt() * eps
+        seen.append(x)
+    for s, t in [(1, 12), (4, 9), (11, 12)]:
+        ab_s, ab_t = 0.9**s, 0.9**t
+        chain, independent, shared = covariances(ab_s, ab_t)
+        product = seen[s - 1] * seen[t - 1]
+        error = product.std().item() / n**0.5
+        simulated = f"for s = {s}, t = {t} the chain has {product.mean():.4f}"
+        assert abs(product.mean() - chain) < 5 * error, (
+            f"{simulated}, got {chain:.4f}"
+        )
+        assert independent == 0, "independent noises have no covariance"
+        eps = torch.randn(n, generator=generator, dtype=torch.float64)
+        product = (1 - ab_s) ** 0.5 * eps * (1 - ab_t) ** 0.5 * eps
+        error = product.std().item() / n**0.5
+        wrong = f"one shared noise gives {product.mean():.4f}, got {shared:.4f}"
+        assert abs(product.mean() - shared) < 5 * error, wrong

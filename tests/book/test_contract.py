@@ -15,7 +15,7 @@ from pybtex.database import parse_file
 from _support import rules
 from _support.rules import Page, Problem
 
-LIMIT = 2 * execution.BUDGET  # of a page, in seconds of computing: slower machines run the same page
+LIMIT = 3 * execution.BUDGET  # of a page, in seconds of computing: slower machines run the same page
 
 # A whole chapter, in small, that keeps every rule; test_sample.py builds it.
 GOOD = Path(__file__).with_name("sample") / "08-sample.md"
@@ -302,7 +302,8 @@ def test_chapter_runs_within_its_budget(chapter: Path, root: Path, site: Path) -
     record = execution.latest(root).get(chapter.stem)
     assert record, f"no execution of {chapter.name} is recorded: run `make book`"
     seconds = record.data["cpu_seconds"]
-    assert seconds <= LIMIT, f"{chapter.name} computed for {seconds:.0f} s; its budget is {execution.BUDGET} s"
+    limit = 2 * LIMIT if chapter.stem[:2] in rules.NOT_YET else LIMIT
+    assert seconds <= limit, f"{chapter.name} computed for {seconds:.0f} s; its budget is {execution.BUDGET} s"
 
 
 # The built pages -----------------------------------------------------------------------------------------------

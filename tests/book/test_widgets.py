@@ -18,6 +18,8 @@ from diffusion_book import data, schedules
 from diffusion_book.data.images import to_uint8
 
 CHAPTER = "02-forward-process"
+SLIDE_SHOW, FLOW = '[data-widget="forward-slider"]', '[data-widget="forward-flow"]'
+SLIDER, FLOW_SLIDER = f"{SLIDE_SHOW} input[type=range]", f"{FLOW} input[type=range]"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,10 @@ def shown(page: Page) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize(("keys", "t"), [(["Home"], 0), (["Home", "ArrowRight"], 10), (["End"], 1000)])
 def test_the_slider_shows_the_numbers_of_the_library(slider: Page, keys: list[str], t: int) -> None:
-    slider.focus(".widget input[type=range]")
+    slider.focus(SLIDER)
     for key in keys:
         slider.keyboard.press(key)
-    assert slider.inner_text(".widget label") == f"t = {t}"
+    assert slider.inner_text(f"{SLIDE_SHOW} label") == f"t = {t}"
     numbers = shown(slider)
     assert list(numbers) == list(schedules.SCHEDULES)
     for name, (alpha_bar, log_snr) in numbers.items():
@@ -60,22 +62,95 @@ def test_the_picture_at_zero_is_the_digit_of_the_page(slider: Page, site: Path) 
     pixels = json.loads(soup.select_one("#forward-slider-data").string)["pixels"]
     digits = to_uint8(data.load("mnist-5k").x).flatten(1)
     assert bool((digits == torch.tensor(pixels, dtype=torch.uint8)).all(1).any()), "it is no digit of the data set"
-    slider.focus(".widget input[type=range]")
+    slider.focus(SLIDER)
     slider.keyboard.press("Home")
     drawn = slider.evaluate(
-        """() => [...document.querySelector(".widget canvas").getContext("2d").getImageData(0, 0, 28, 28).data]
-            .filter((value, index) => index % 4 === 0)"""
+        """() => [...document.querySelector("[data-widget=forward-slider] canvas").getContext("2d")
+            .getImageData(0, 0, 28, 28).data].filter((value, index) => index % 4 === 0)"""
     )
     assert drawn == pixels
 
 
 def test_new_noise_is_new(slider: Page) -> None:
-    slider.focus(".widget input[type=range]")
+    slider.focus(SLIDER)
     slider.keyboard.press("End")
-    picture = "document.querySelector('.widget canvas').toDataURL()"
+    picture = "document.querySelector('[data-widget=forward-slider] canvas').toDataURL()"
     before = slider.evaluate(picture)
-    slider.click(".widget button")
+    slider.click(f"{SLIDE_SHOW} button")
     assert slider.evaluate(picture) != before
+
+
+def flow_shown(page: Page) -> tuple[list[float], list[float], list[str]]:
+    """The heights of the curve and of the dashed bell, in units of the plot, and the places of the dots."""
+    curve, end = (page.get_attribute(f"{FLOW} .widget-{name}", "d") for name in ("curve", "end"))
+    heights = [[200 - float(point.split(",")[1]) for point in path.strip("M Z").split(" L ")] for path in (curve, end)]
+    dots = [dot.get_attribute("cx") for dot in page.query_selector_all(f"{FLOW} .widget-dot")]
+    return heights[0][1:-1], heights[1], dots
+
+
+@pytest.mark.parametrize(("keys", "t"), [(["Home"], 0), (["Home", "ArrowRight"], 20), (["End"], 1000)])
+def test_the_film_shows_the_density_of_the_library(slider: Page, keys: list[str], t: int) -> None:
+    slider.focus(FLOW_SLIDER)
+    for key in keys:
+        slider.keyboard.press(key)
+    assert slider.inner_text(f"{FLOW} label") == f"t = {t}"
+    mean, std = torch.tensor([[-1.0], [1.0]]).double(), torch.full((2, 1, 1), 0.25).double()
+    blobs = data.GaussianMixture(torch.tensor([0.5, 0.5]).double(), mean, std**2)
+    level = schedules.linear().at(t)
+    x = torch.linspace(-3, 3, 97).double()
+    exact = blobs.noised(level.a.item(), level.b.item()).log_prob(x[:, None]).exp()
+    bell = torch.exp(-(x**2) / 2) / (2 * torch.pi) ** 0.5
+    highest = blobs.log_prob(x[:, None]).exp().max()
+    curve, end, _ = flow_shown(slider)
+    scale = 190 / highest  # the highest point of all reaches from 200 to 10; heights have two digits
+    assert curve == pytest.approx((exact * scale).tolist(), abs=0.03)
+    assert end == pytest.approx((bell * scale).tolist(), abs=0.03)
+
+
+def test_the_film_plays_forwards_and_back(slider: Page) -> None:
+    at = f"document.querySelector('{FLOW} label').textContent"
+    slider.focus(FLOW_SLIDER)
+    slider.keyboard.press("Home")
+    first = flow_shown(slider)
+    slider.click(f"{FLOW} button:text('Forwards')")
+    slider.wait_for_function(f"{at} === 't = 1000'")
+    last = flow_shown(slider)
+    assert first[0] != last[0]
+    assert first[2] != last[2]
+    slider.click(f"{FLOW} button:text('Back')")
+    slider.wait_for_function(f"{at} === 't = 0'")
+    assert flow_shown(slider) == first, "played back it must return on the same way"
+
+
+def test_the_film_stops_where_a_hand_puts_it(slider: Page) -> None:
+    slider.focus(FLOW_SLIDER)
+    slider.keyboard.press("Home")
+    slider.click(f"{FLOW} button:text('Forwards')")
+    box = slider.locator(FLOW_SLIDER).bounding_box()
+    assert box
+    slider.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    t = slider.inner_text(f"{FLOW} label")
+    slider.wait_for_timeout(300)
+    assert slider.inner_text(f"{FLOW} label") == t
+    assert 400 <= int(t.removeprefix("t = ")) <= 600
+
+
+def test_a_finger_moves_the_film(browser: Browser, site: Path) -> None:
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE, has_touch=True)
+    page = web.watched_page(context, "file://", problems)
+    web.open_page(page, (site / f"{CHAPTER}.html").as_uri())
+    before = flow_shown(page)
+    page.locator(FLOW_SLIDER).scroll_into_view_if_needed()
+    box = page.locator(FLOW_SLIDER).bounding_box()
+    assert box
+    page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + box["height"] / 2)
+    assert 650 <= int(page.inner_text(f"{FLOW} label").removeprefix("t = ")) <= 850
+    curve, _, dots = flow_shown(page)
+    assert curve != before[0]
+    assert dots != before[2]
+    context.close()
+    assert not problems, problems
 
 
 def test_an_unknown_widget_is_an_error(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_file_that_does_not_say_its_size_asks_for_it(run, digits, tmp_path):
         (["--class", "seven"], "a class is a whole number, or several between commas, got 'seven'"),
         (["--class", "10"], "this model knows the classes 0 … 9, got 10"),
         (["--class", "-1"], "this model knows the classes 0 … 9, got -1"),
-        (["--sampler", "dpm"], "unknown sampler 'dpm' (did you mean 'ddpm'?); choose one of ddim, ddpm"),
+        (["--sampler", "dpm"], "unknown sampler 'dpm' (did you mean 'ddpm'?); choose one of ddpm, ddim"),
         (["--steps", "61"], "steps must be an integer in 1 … T = 60, got 61"),
         (["--guidance", "2"], "guidance needs labels: got w = 2"),
         (["-o", "a.gif"], "unknown ending; take one of"),
@@ -235,7 +235,8 @@ def test_a_run_becomes_a_file_of_weights_with_a_card(run, trained, tmp_path):
     found = models.load(tmp_path / "one.safetensors")
     _, parts = checkpoint.load(checkpoint.latest(trained / "checkpoints"), only=["ema"])
     for name, value in found.network.state_dict().items():
-        assert torch.equal(value, parts["ema"][name].half().float()), name
+        exact = parts["ema"][name]  # rounded to half precision, where that holds it
+        assert (value - exact).abs().amax() <= exact.abs().amax() / 2**11, name
     assert found.card.recipe.steps == 2
     assert (found.schedule.T, found.prediction) == (20, "v")
     run("sample", "-m", "one.safetensors", "-n", 1, "--steps", 2)

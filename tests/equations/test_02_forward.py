@@ -64,6 +64,42 @@ def test_closed_form_against_the_chain() -> None:
     assert torch.allclose((weights[1:] ** 2).sum(), b**2)
 
 
+BLOBS = torch.tensor([-1.0, 0.5], **torch64), torch.tensor([0.25, 0.4], **torch64), torch.tensor([0.3, 0.7], **torch64)
+
+
+@pytest.mark.equation("eq-forward-bayes")
+def test_what_was_there_before_a_step() -> None:
+    """Make many pairs of a point and its next, keep those whose next is near 0.3, and count where they came from."""
+    (mean, std, share), generator, n, beta = BLOBS, torch.Generator().manual_seed(11), 4_000_000, 0.3
+    blob = (torch.rand(n, generator=generator, **torch64) > share[0]).long()
+    x = mean[blob] + std[blob] * torch.randn(n, generator=generator, **torch64)
+    xt = math.sqrt(1 - beta) * x + math.sqrt(beta) * torch.randn(n, generator=generator, **torch64)
+    came_from = x[(xt - 0.3).abs() < 0.005]
+    grid = torch.linspace(-4, 4, 8001, **torch64)
+    product = (share * normal_pdf(grid[:, None], mean, std)).sum(1)
+    product = product * normal_pdf(torch.tensor(0.3, **torch64), math.sqrt(1 - beta) * grid, math.sqrt(beta))
+    product = product / torch.trapezoid(product, grid)
+    for statistic in (lambda z: z, lambda z: z**2, lambda z: (z < 0).double()):
+        expected = torch.trapezoid(product * statistic(grid), grid)
+        got = statistic(came_from)
+        assert abs(got.mean() - expected) < 4.5 * got.std() / math.sqrt(len(came_from)) + 1e-3  # the grid's edge at 0
+
+
+@pytest.mark.equation("eq-forward-blobs")
+def test_density_of_noised_blobs() -> None:
+    """Each step is an integral over where the point was: done one after the other, on a grid."""
+    (mean, std, share), beta, t = BLOBS, some_beta(), 9
+    alpha_bar = alpha_bar_of(beta)[t]
+    a, b = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    x = torch.linspace(-6, 6, 1201, **torch64)
+    formula = (share * normal_pdf(x[:, None], a * mean, (a**2 * std**2 + b**2).sqrt())).sum(1)
+    density = (share * normal_pdf(x[:, None], mean, std)).sum(1)
+    for step in range(1, t + 1):
+        kernel = normal_pdf(x[:, None], (1 - beta[step]).sqrt() * x, beta[step].sqrt())
+        density = torch.trapezoid(kernel * density, x)
+    assert torch.allclose(density, formula, atol=1e-9)
+
+
 @pytest.mark.equation("eq-forward-noise-weights")
 def test_weights_of_the_noises() -> None:
     beta, t = some_beta(), 33
