@@ -163,7 +163,12 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         for name, code in pages.items():
             text = CHAPTER.format(name=name, prose=prose, code=RUNS.format(name=name) + code)
             (source / f"{name}.md").write_text(text, "utf8")
-        settings = {"extensions": ["myst_nb", "execution"], "nb_execution_mode": "cache", "root_doc": "a"}
+        settings = {
+            "extensions": ["myst_nb", "execution"],
+            "source_suffix": {".md": "myst-nb"},  # Sphinx keeps what other builds of this process have set
+            "nb_execution_mode": "cache",
+            "root_doc": "a",
+        }
         told, warnings, error = io.StringIO(), io.StringIO(), None
         with patch_docutils(), docutils_namespace():
             app = Sphinx(source, None, tmp_path / "html", tmp_path / "tree", "html", settings, told, warnings)

@@ -46,6 +46,7 @@ def build(tmp_path: Path) -> Build:
         settings = {
             "extensions": ["myst_parser", "equations"],
             "myst_enable_extensions": ["dollarmath", "amsmath"],
+            "source_suffix": {".md": "markdown"},  # Sphinx keeps what other builds of this process have set
         }
         html, warnings, error = tmp_path / "html", io.StringIO(), None
         with patch_docutils(), docutils_namespace():
@@ -300,7 +301,7 @@ def test_elements_of_another_form_are_refused(page: str, message: str, tmp_path:
     warnings = io.StringIO()
     settings = {
         "extensions": ["myst_nb", "sphinx_exercise", "folds", "reported"],
-        "source_suffix": {".md": "myst-nb"},  # Sphinx keeps what the builds above have set
+        "source_suffix": {".md": "myst-nb"},  # as above
     }
     with patch_docutils(), docutils_namespace():
         app = Sphinx(tmp_path, None, tmp_path / "html", tmp_path / "doctrees", "html", settings, None, warnings)
