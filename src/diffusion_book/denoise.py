@@ -76,7 +76,7 @@ def from_network(
     @_where_asked
     def denoiser(xt: Tensor, t: Tensor) -> Tensor:
         output = run_network(network, prediction, schedule, xt, t, told)
-        if xt.ndim > 1 and output.shape == _twice_the_channels(xt):
+        if output.shape != xt.shape and xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output = output.chunk(2, dim=1)[0]
         return read(output, xt, t)
 

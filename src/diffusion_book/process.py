@@ -101,7 +101,8 @@ def posterior_between(t: Level, s: Level) -> PosteriorCoefficients:
     Source: Kingma et al. 2021, appendix A.
     """
     a_ts, std_ts = _step_between(t, s)
-    return PosteriorCoefficients(s.a * (std_ts / t.b) ** 2, a_ts * (s.b / t.b) ** 2, s.b * (std_ts / t.b))
+    ratio = std_ts / t.b
+    return PosteriorCoefficients(s.a * ratio**2, a_ts * (s.b / t.b) ** 2, s.b * ratio)
 
 
 def step_coefficients(schedule: Schedule, t: Time, s: Time) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from numbers import Integral
 from typing import NamedTuple
 
@@ -89,10 +90,8 @@ class Move(NamedTuple):
         """σ_s = b_s/a_s; there is always some signal at an earlier time."""
         return self.b_s / self.a_s
 
-    @property
-    def where(self) -> str:
-        """The step in words, for an error."""
-        return f" (step {self.number} of {self.of})"
+    def __str__(self) -> str:
+        return f"step {self.number} of {self.of}"
 
 
 def walk(schedule: Schedule, times: Times) -> list[Move]:
@@ -108,12 +107,10 @@ def walk(schedule: Schedule, times: Times) -> list[Move]:
     """
     level = schedule.at(check_times(schedule, times))
     t, s = Level(*(numbers[:-1] for numbers in level)), Level(*(numbers[1:] for numbers in level))
-    columns = (*t, *s, *posterior_between(t, s))
-    rows = zip(*(numbers.tolist() for numbers in columns))
-    return [
-        Move(t, s, a_t, b_t, a_s, b_s, c_0, c_t, std, number, len(level.t) - 1)
-        for number, (t, a_t, b_t, s, a_s, b_s, c_0, c_t, std) in enumerate(rows, 1)
-    ]
+    columns = (t.t, s.t, t.a, t.b, s.a, s.b, *posterior_between(t, s))
+    steps = len(t.t)
+    rows = zip(*(numbers.tolist() for numbers in columns), range(1, steps + 1), [steps] * steps)
+    return [Move._make(row) for row in rows]
 
 
 def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
@@ -123,16 +120,23 @@ def combine(c_t: float, xt: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
     scales both its terms is not among torch's operations by itself, and in two passes a step takes an eighth longer.
     """
     (c_0, x0_hat), *others = terms
-    xs = torch.addr(xt.ravel(), x0_hat.new_ones(1), x0_hat.ravel(), beta=c_t, alpha=c_0).view_as(xt)
+    one = _one(x0_hat.dtype, x0_hat.device)
+    xs = torch.addr(xt.ravel(), one, x0_hat.ravel(), beta=c_t, alpha=c_0).view_as(xt)
     for c, x0_hat in others:
         xs.add_(x0_hat, alpha=c)  # into what we have just made, and nobody has seen
     return xs
 
 
+@cache
+@torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones(1, dtype=dtype, device=device)
+
+
 def denoise_at(denoiser: Denoiser, xt: Tensor, m: Move, t: int | float | None = None) -> Tensor:
     """x̂0 at the start of a move, or at time t, for the whole batch; the first NaN or infinity is told with its step."""
     t = m.t if t is None else t
-    return check_estimate(denoiser(xt, batch_of_times(xt, t)), xt, t, m.where)
+    return check_estimate(denoiser(xt, batch_of_times(xt, t)), xt, t, m)
 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
@@ -145,10 +149,10 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
 
 
 def check_estimate(
-    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, where: str = "", what: str = "x̂0"
+    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, step: Move | str, what: str = "x̂0"
 ) -> Tensor:
     """Return a denoiser's x̂0, or `what` else, in x_t's dtype; raise where it has not x_t's shape, or is not finite."""
-    x0_hat = x0_of(estimate)
+    x0_hat = estimate if isinstance(estimate, Tensor) else x0_of(estimate)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
         raise ValueError(f"the denoiser must return {what} of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
@@ -156,7 +160,7 @@ def check_estimate(
     if not math.isfinite(x0_hat.sum().item()) and not bool((finite := torch.isfinite(x0_hat)).all()):
         time = _time_of(int((~finite).nonzero()[0, 0]), t)
         raise FloatingPointError(
-            f"the denoiser returned NaN or infinity at t = {time:g}{where}; look at its output at that time"
+            f"the denoiser returned NaN or infinity at t = {time:g} ({step}); look at its output at that time"
         )
     return x0_hat if x0_hat.dtype == xt.dtype else x0_hat.to(xt.dtype)  # asking costs a tenth of `to`
 

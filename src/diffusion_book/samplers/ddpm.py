@@ -47,7 +47,7 @@ def ddpm(
         raise ValueError(f"variance must be 'small', 'large' or 'learned', got {variance!r}")
     for m in walk(schedule, times):
         estimate = denoiser(xt, batch_of_times(xt, m.t))
-        x0_hat = check_estimate(estimate, xt, m.t, m.where)
+        x0_hat = check_estimate(estimate, xt, m.t, m)
         xs = combine(m.c_t, xt, (m.c_0, x0_hat))
         if m.s > 0:
             xs = xs + _std(variance, schedule, estimate, xt, m) * randn_like(xt, generator)
@@ -68,5 +68,5 @@ def _std(
         raise ValueError(
             "variance='learned' needs a denoiser that returns x̂0 and v: make it with denoise.from_network_with_variance"
         )
-    check_estimate(estimate.v, xt, m.t, m.where, "v")
+    check_estimate(estimate.v, xt, m.t, m, "v")
     return learned_std(schedule, estimate.v, m.t, m.s)

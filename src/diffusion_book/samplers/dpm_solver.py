@@ -52,19 +52,19 @@ def dpm_solver(
         raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
     if eta > 0 and generator is None:
         raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
-    past: list[tuple[Tensor, float]] = []  # earlier x̂0, newest first, and how long in ℓ the step from each was
+    x0_hats: list[Tensor] = []  # newest first
+    lengths: list[float] = []  # in ℓ, of the steps from all but the newest of them
     for m in walk(schedule, times):
         x0_hat = denoise_at(denoiser, xt, m)
+        x0_hats = [x0_hat, *x0_hats[: order - 1]]
         shrink = m.sigma_s / m.sigma_t  # e^−h, 0 at the last step and at a first one from a = 0
         h = -math.log(shrink) if shrink > 0 else math.inf
-        known = past if math.isfinite(h) else []
-        weights = _weights(h, [length for _, length in known], eta)
+        weights = _weights(h, lengths if shrink > 0 else [], eta)
         keep = (m.b_s / m.b_t) * shrink**eta
-        x0_hats = [x0_hat, *(earlier for earlier, _ in known)]
-        xt = combine(keep, xt, *((m.a_s * weight, x) for weight, x in zip(weights, x0_hats)))
+        xt = combine(keep, xt, *[(m.a_s * weight, x) for weight, x in zip(weights, x0_hats)])
         if generator is not None and eta > 0 and m.s > 0:
             xt = xt + m.b_s * math.sqrt(1 - shrink ** (2 * eta)) * randn_like(xt, generator)
-        past = [(x0_hat, h), *past][: order - 1]  # from a = 0 the length is ∞, and the weight 0
+        lengths = [h, *lengths][: order - 1]  # from a = 0 the length is ∞, and the weight 0
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt

@@ -138,9 +138,9 @@ def log_likelihood(
     probe = None if generator is None or divergence == "exact" else randn_like(x0.double(), generator).sign()
     start = torch.cat([math.cos(first) * x0.double().flatten(1), x0.new_zeros(len(x0), 1, dtype=torch.float64)], 1)
 
-    def velocity(phi: Tensor, state: Tensor, where: str) -> Tensor:
+    def velocity(phi: Tensor, state: Tensor, step: str) -> Tensor:
         y = state[:, :-1].reshape(x0.shape)
-        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0.dtype, where)
+        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0.dtype, step)
         return torch.cat([v.flatten(1), div[:, None]], 1)
 
     for _, _, state, _ in _dormand_prince(velocity, start, first, last, rtol, atol):
@@ -157,12 +157,12 @@ def _v_and_divergence(
     phi: Tensor,
     probe: Tensor | None,
     dtype: torch.dtype,
-    where: str,
+    step: str,
 ) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
         # What inference_mode made has no gradient, even where that mode is off; a copy has.
         y = (y.clone() if y.is_inference() else y.detach()).requires_grad_(True)
-        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype, where)
+        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype, step)
         if not x0_hat.requires_grad:
             raise ValueError(
                 "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
@@ -180,12 +180,12 @@ def _v_and_divergence(
 
 
 def _velocity(
-    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: Tensor, dtype: torch.dtype, where: str
+    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: Tensor, dtype: torch.dtype, step: str
 ) -> tuple[Tensor, Tensor]:
     """v = dy/dφ = (cos φ y − x̂0)/sin φ in y's dtype, and that x̂0; the denoiser is asked in the batch's own dtype."""
     t, scale = _at_angle(schedule, phi)
     xt = (expand(scale, y) * y).to(dtype)
-    x0_hat = check_estimate(denoiser(xt, t.to(xt.device)), xt, t, where).to(y)
+    x0_hat = check_estimate(denoiser(xt, t.to(xt.device)), xt, t, step).to(y)
     return (expand(phi.cos(), y) * y - x0_hat) / expand(phi.sin(), y), x0_hat
 
 
@@ -202,9 +202,9 @@ def _walk(
 ) -> Step:
     """The last of the steps from `first` to `last`, in the batch's dtype; the callback is told of each."""
 
-    def velocity(phi: Tensor, y: Tensor, where: str) -> Tensor:
+    def velocity(phi: Tensor, y: Tensor, step: str) -> Tensor:
         with torch.no_grad():
-            return _velocity(denoiser, schedule, y, phi, dtype, where)[0]
+            return _velocity(denoiser, schedule, y, phi, dtype, step)[0]
 
     for before, phi, ys, v in _dormand_prince(velocity, y.detach(), first, last, rtol, atol):
         s, scale = _at_angle(schedule, phi)
@@ -225,7 +225,7 @@ def _dormand_prince(
     phi = torch.full((len(y),), first, dtype=torch.float64)
     length = torch.full_like(phi, abs(last - first) / 100)
     again = torch.zeros_like(phi, dtype=torch.bool)
-    slope = velocity(phi, y, " (step 1)")
+    slope = velocity(phi, y, "step 1")
     for number in count(1):
         remaining = (last - phi).abs()
         if bool(((remaining > 0) & ~(length > 1e-15 * phi)).any()):
@@ -235,7 +235,7 @@ def _dormand_prince(
         h, slopes, y_there = expand(there - phi, y), [slope], y
         for node, weights in zip(NODES, WEIGHTS):
             y_there = y + h * sum(weight * k for weight, k in zip(weights, slopes))
-            slopes.append(velocity(phi.lerp(there, node), y_there, f" (step {number})"))
+            slopes.append(velocity(phi.lerp(there, node), y_there, f"step {number}"))
         # The last slope is taken at the end of the step: it is the first of the next.
         error = h * sum(weight * k for weight, k in zip(DIFFERENCE, slopes))
         allowed = atol + rtol * torch.maximum(y.abs(), y_there.abs())

@@ -88,5 +88,6 @@ def _weights(r: list[float], h: float) -> list[float]:
     for n in range(1, len(r) + 1):
         phi = (1 / math.factorial(n) - phi) / h
         right.append(math.factorial(n) * phi / first)
-    rho = np.linalg.solve(np.vander(r, increasing=True).T, right)
+    powers = [[1.0] * len(r), r, [x * x for x in r]][: len(r)]
+    rho = np.linalg.solve(powers, right)
     return [float(value / distance) for value, distance in zip(rho, r)]

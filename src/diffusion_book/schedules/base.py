@@ -114,7 +114,7 @@ class Schedule(ABC):
     def _check_range(self, t: Tensor, noisy: bool, times: str) -> None:
         if not t.numel():
             return
-        low, high = (float(value) for value in t.detach().aminmax())
+        low, high = (value.item() for value in t.detach().aminmax())
         if not (low >= 0 and high <= self.T) or (noisy and low == 0):
             raise ValueError(
                 f"t must lie in {times} (0 is data, {self.T:.6g} is noise), got "
