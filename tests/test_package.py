@@ -169,7 +169,7 @@ def defined_in(room: str) -> set[str]:
 
 
 # Of named tuples, and of torch and typer, which have no public name for it.
-THEIRS = {"_asdict", "_replace", "_is_avx512_bf16_supported", "_is_amx_tile_supported", "_foreach_lerp_"}
+THEIRS = {"_asdict", "_make", "_replace", "_is_avx512_bf16_supported", "_is_amx_tile_supported", "_foreach_lerp_"}
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
