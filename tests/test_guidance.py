@@ -606,6 +606,19 @@ def test_an_empty_interval_is_refused(low, high):
         guidance.interval(never, never, SCHEDULE, low, high)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_dynamic_threshold_works_in_every_precision(dtype, generator):
+    """torch has no quantile of half precision: it is that of the same numbers in single precision."""
+    x = (3 * torch.randn(4, 3, 5, 5, generator=generator)).to(dtype)
+    t = torch.full((4,), 50)
+    found = guidance.threshold(lambda xt, t: x, quantile=0.995)(x, t)
+    assert found.dtype == dtype
+    wide = guidance.threshold(lambda xt, t: x.double(), quantile=0.995)(x.double(), t)
+    torch.testing.assert_close(found.double(), wide, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    sampled = ddim(guidance.threshold(lambda xt, t: 3 * xt, quantile=0.9), SCHEDULE, x, [90, 40, 0])
+    assert sampled.dtype == dtype
+
+
 @pytest.mark.parametrize(
     ("x0_max", "quantile"),
     [(0.0, 1.0), (-1.0, 0.5), (1.0, 0.0), (1.0, 1.5), (math.nan, 1.0), (math.inf, 0.5), (1.0, math.nan)],

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least, check_floating
+from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
 from diffusion_book.process import add_noise, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, denoise_at, walk
 from diffusion_book.samplers.grids import Times, check_times
-from diffusion_book.schedules import Discrete, Schedule, expand
+from diffusion_book.schedules import Schedule, as_tensor, expand
 
 
 def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
@@ -138,8 +139,7 @@ def sdedit(schedule: Schedule, x0: Tensor, times: Times, *, strength: float, gen
     times = check_times(schedule, times)
     first = min(range(len(times) - 1), key=lambda i: abs(times[i] - strength * schedule.T))
     rest: Times = times[first:]
-    t = torch.as_tensor(rest[0], dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    return Start(add_noise(schedule, x0, t, randn_like(x0, generator)), rest)
+    return Start(add_noise(schedule, x0, rest[0], randn_like(x0, generator)), rest)
 
 
 def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
@@ -165,13 +165,13 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
         check_floating("a noise", noise)
     if first.shape != second.shape:
         raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    x, y = (_unit(v.double().flatten(1)) for v in (first, second))
+    x, y = (_unit(in_double(v).flatten(1)) for v in (first, second))
     sum_, difference = (x + y).norm(dim=1), (x - y).norm(dim=1)
     if bool((sum_ < 1e-6 * difference).any()):
         raise ValueError("two noises point in opposite directions, so no arc between them is the shortest; redraw one")
     theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
     theta = torch.where((x.norm(dim=1) > 0) & (y.norm(dim=1) > 0), theta, 0.0)
-    share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
+    share = as_tensor(w).double().to(x.device)
     if not bool(torch.isfinite(share).all()):
         raise ValueError(f"w must be finite (0 is the first, 1 the second), got {w}")
     if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):

@@ -236,7 +236,9 @@ def threshold(denoiser: AnyDenoiser[Answer], x0_max: float = 1.0, quantile: floa
     def inside(x0_hat: Tensor) -> Tensor:
         if quantile == 1:
             return clip(x0_hat, x0_max)
-        s = expand(x0_hat.abs().flatten(1).quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
+        size = x0_hat.abs().flatten(1)
+        size = size.to(torch.promote_types(size.dtype, torch.float32))  # torch has no quantile of less
+        s = expand(size.quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
         clipped = torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
         return clipped.add_(x0_hat, alpha=0)  # as in `clip`
 
@@ -308,7 +310,7 @@ def _weight(w: Weight, xt: Tensor) -> Weight:
 
 
 def _check_weight(w: Weight) -> None:
-    value = torch.as_tensor(w)
+    value = w if isinstance(w, Tensor) else torch.tensor(w, device="cpu")
     if value.ndim > 1 or not bool(torch.isfinite(value).all()):
         raise ValueError(f"w must be a finite number, or [B] of them, got {w}; 1 is no guidance")
 

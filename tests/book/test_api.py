@@ -76,6 +76,7 @@ def test_what_the_book_derives_names_its_chapter(entry, root):
 
 
 OF_NO_PAPER = {
+    "schedules.as_tensor": "makes a tensor of numbers",
     "schedules.expand": "gives numbers the dimensions of a batch",
     "schedules.scaled_linear": "the authors' configuration has it, and no equation of the paper",
     "schedules.by_name": "looks up those that name theirs",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_batch
+from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.conditions import Conditions
 from diffusion_book.denoise import WithVariance, run_network, x0_of
@@ -68,7 +69,7 @@ def vlb(
     """
     check_discrete(schedule)
     check_batch(x0)
-    times = (torch.full((len(x0),), t) for t in range(1, schedule.T + 1))
+    times = (torch.full((len(x0),), t, device="cpu") for t in range(1, schedule.T + 1))
     terms = [vlb_at(denoiser, schedule, x0, t, generator, levels) for t in times]  # L_0, L_1, …
     return VLB(prior_kl(schedule, x0), torch.stack(terms[1:], 1), terms[0])
 
@@ -147,15 +148,15 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
         raise ValueError(f"levels must be a whole number of at least 2, got {levels}; None for data without levels")
     if not bool((x0.abs() <= 1 + 1e-6).all()):  # nor NaN
         raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
-    dtype, half = x0.dtype, 1 / (levels - 1)
+    like, half = x0, 1 / (levels - 1)
     # In float32 the gradient of log_ndtr is 4 % off at −1000 and nothing at −100,000, where a bad mean can be.
-    x0, mean, std = x0.double(), mean.double(), std.double()
+    x0, mean, std = in_double(x0), in_double(mean), in_double(std)
     # By symmetry the tail that is computed is the small one, so that no probability rounds to 1 − 1.
     offset = -(x0 - mean).abs()
     near, far = torch.special.log_ndtr((offset + half) / std), torch.special.log_ndtr((offset - half) / std)
     inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-16)))
     edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
-    return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1).to(dtype)
+    return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1).to(like)
 
 
 def hybrid_loss(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book._double import real_on
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser, WithVariance, x0_of
 from diffusion_book.process import posterior_between
@@ -140,11 +141,11 @@ def denoise_at(denoiser: Denoiser, xt: Tensor, m: Move, t: int | float | None = 
 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
-    """[B] copies of t: int64 for integer times, else float64."""
+    """[B] copies of t where x_t is: int64 for integer times, else float64, or float32 where the device has no other."""
     if not (isinstance(xt, Tensor) and xt.is_floating_point()):
         found = xt.dtype if isinstance(xt, Tensor) else type(xt).__name__
         raise ValueError(f"a batch must be floating point, got {found}; start from start_noise or from add_noise")
-    dtype = torch.long if isinstance(t, int) else torch.float64
+    dtype = torch.long if isinstance(t, int) else real_on(xt.device)
     return torch.full((), t, dtype=dtype, device=xt.device).expand(xt.shape[0])
 
 
