@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import not_a_tensor
+from diffusion_book._checks import not_a_tensor, share
 from diffusion_book.conditions import Conditions, checked
 from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
 from diffusion_book.predictions import Prediction, clip
@@ -79,13 +79,7 @@ def classifier_free_batched(
     """
     _check_weight(w)
     _check_phi(phi)
-    shapes = [
-        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
-    ]
-    if shapes[0] != shapes[1] or not shapes[0]:
-        raise ValueError(
-            f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
-        )
+    _check_pair(conditional, unconditional)
     both = {name: torch.cat([conditional[name], unconditional[name]]) for name in conditional}
     make = from_network_with_variance if learned_variance else from_network
     pair: AnyDenoiser[Any] = make(network, schedule, prediction, conditions=both, x0_max=x0_max)
@@ -309,6 +303,16 @@ def _weight(w: Weight, xt: Tensor) -> Weight:
     return expand(w, xt) if isinstance(w, Tensor) else w
 
 
+def _check_pair(conditional: Conditions, unconditional: Conditions) -> None:
+    shapes = [
+        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
+    ]
+    if shapes[0] != shapes[1] or not shapes[0]:
+        raise ValueError(
+            f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
+        )
+
+
 def _check_weight(w: Weight) -> None:
     value = w if isinstance(w, Tensor) else torch.tensor(w, device="cpu")
     if value.ndim > 1 or not bool(torch.isfinite(value).all()):
@@ -316,5 +320,4 @@ def _check_weight(w: Weight) -> None:
 
 
 def _check_phi(phi: float) -> None:
-    if not 0 <= phi <= 1:
-        raise ValueError(f"phi must lie in [0, 1] (0 leaves the spread as it is), got {phi}")
+    share("phi", phi, "0 leaves the spread as it is")

@@ -194,7 +194,8 @@ def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
     """
     check_batch(x0)
     mean, std = marginal(schedule, in_double(x0), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
-    mean, std = mean / schedule.prior_std, std / schedule.prior_std
+    prior_std = schedule.prior_std
+    mean, std = mean / prior_std, std / prior_std
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
 
 

@@ -240,9 +240,9 @@ def test_code_and_names(parsed):
 
 
 def test_a_name_is_looked_for_near_first():
-    assert api.look_up("Weight", "losses").full == "diffusion_book.losses.Weight"
-    assert api.look_up("Weight", "guidance").full == "diffusion_book.guidance.Weight"
-    assert api.look_up("Weight", "samplers") is None  # two of them, neither near
+    assert api.look_up("by_name", "schedules").full == "diffusion_book.schedules.by_name"
+    assert api.look_up("by_name", "samplers").full == "diffusion_book.samplers.by_name"
+    assert api.look_up("by_name", "losses") is None  # two of them, neither near
     assert api.look_up("Denoiser", "samplers").full == "diffusion_book.denoise.Denoiser"
 
 

@@ -134,20 +134,10 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
         ValueError: x0 is not [B, …] of floating point numbers, or not in [−1, 1] where there are levels; mean or std
             does not fit; or levels is not a whole number of at least 2.
     """
-    check_batch(x0)
-    spread = std.ndim <= x0.ndim and all(n in (1, m) for n, m in zip(reversed(std.shape), reversed(x0.shape)))
-    if mean.shape != x0.shape or not spread:
-        raise ValueError(
-            f"mean must have the shape of x0, {tuple(x0.shape)}, and std one that broadcasts to it, got "
-            f"{tuple(mean.shape)} and {tuple(std.shape)}"
-        )
+    _check_reconstruction(x0, mean, std, levels)
     if levels is None:
         log_p = -0.5 * (((x0 - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
         return -log_p.flatten(1).sum(1)
-    if not isinstance(levels, Integral) or levels < 2:
-        raise ValueError(f"levels must be a whole number of at least 2, got {levels}; None for data without levels")
-    if not bool((x0.abs() <= 1 + 1e-6).all()):  # nor NaN
-        raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
     like, half = x0, 1 / (levels - 1)
     # In float32 the gradient of log_ndtr is 4 % off at −1000 and nothing at −100,000, where a bad mean can be.
     x0, mean, std = in_double(x0), in_double(mean), in_double(std)
@@ -157,6 +147,22 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
     inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-16)))
     edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
     return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1).to(like)
+
+
+def _check_reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None) -> None:
+    check_batch(x0)
+    spread = std.ndim <= x0.ndim and all(n in (1, m) for n, m in zip(reversed(std.shape), reversed(x0.shape)))
+    if mean.shape != x0.shape or not spread:
+        raise ValueError(
+            f"mean must have the shape of x0, {tuple(x0.shape)}, and std one that broadcasts to it, got "
+            f"{tuple(mean.shape)} and {tuple(std.shape)}"
+        )
+    if levels is None:
+        return
+    if not isinstance(levels, Integral) or levels < 2:
+        raise ValueError(f"levels must be a whole number of at least 2, got {levels}; None for data without levels")
+    if not bool((x0.abs() <= 1 + 1e-6).all()):  # nor NaN
+        raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
 
 
 def hybrid_loss(
@@ -180,10 +186,8 @@ def hybrid_loss(
         ValueError: as for `simple_loss` and `reconstruction`; the output has other than twice the channels; the
             schedule has no steps; or vlb_weight is negative or not finite.
     """
-    check_discrete(schedule)
     check_examples(x0, t)
-    if not 0 <= vlb_weight < math.inf:
-        raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")
+    _check_hybrid(schedule, vlb_weight)
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, conditions).to(x0)
     wanted = (len(x0), 2 * x0.shape[1], *x0.shape[2:])
@@ -196,3 +200,9 @@ def hybrid_loss(
     std = learned_std(schedule, v, t)
     bound = _bound_at(schedule, xt, x0, mean, std, t, levels)
     return simple + vlb_weight * schedule.T * bound / x0[0].numel()
+
+
+def _check_hybrid(schedule: Discrete, vlb_weight: float) -> None:
+    check_discrete(schedule)
+    if not 0 <= vlb_weight < math.inf:
+        raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")

@@ -56,16 +56,20 @@ def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     Raises:
         ValueError: losses and t are not [B] both; t is outside 0 … T; T is not positive; or there are no bins.
     """
+    _check_losses(losses, t, T, bins)
+    losses = in_double(losses.detach())
+    part = (in_double(t).to(losses.device) * bins / T).ceil().long().clamp(1, bins) - 1
+    total = losses.new_zeros(bins).index_add_(0, part, losses)
+    return total / torch.bincount(part, minlength=bins)
+
+
+def _check_losses(losses: Tensor, t: Tensor, T: float, bins: int) -> None:
     if losses.shape != t.shape or losses.ndim != 1:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
     positive("T", T)
     at_least(1, bins=bins)
     if not bool(((t >= 0) & (t <= T)).all()):
         raise ValueError(f"t must lie in 0 … T = {T:g}, got {t.min().item():.6g} … {t.max().item():.6g}")
-    losses = in_double(losses.detach())
-    part = (in_double(t).to(losses.device) * bins / T).ceil().long().clamp(1, bins) - 1
-    total = losses.new_zeros(bins).index_add_(0, part, losses)
-    return total / torch.bincount(part, minlength=bins)
 
 
 def _check_draw(batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0) -> None:

@@ -170,7 +170,7 @@ def _time_of(example: int, t: int | float | Tensor) -> int | float:
     return t[example].item() if isinstance(t, Tensor) else t
 
 
-def check_order(order: int) -> None:
-    """A ValueError unless it is one of the orders that multistep solvers here have."""
-    if not isinstance(order, Integral) or order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
+def check_generator(name: str, amount: float, generator: Generators | None) -> None:
+    """A ValueError for noise without a generator."""
+    if amount > 0 and generator is None:
+        raise ValueError(f"{name} > 0 draws noise, so pass a torch.Generator; {name} = 0 needs none")

@@ -1,10 +1,11 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2). Derived in chapter 3, built in chapter 6."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from diffusion_book._checks import one_of
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import WithVariance
 from diffusion_book.process import learned_std, step_coefficients
@@ -43,8 +44,7 @@ def ddpm(
     Raises:
         ValueError: variance is another; or it is "learned" and the denoiser says none.
     """
-    if variance not in ("small", "large", "learned"):
-        raise ValueError(f"variance must be 'small', 'large' or 'learned', got {variance!r}")
+    one_of("variance", variance, get_args(Variance))
     for m in walk(schedule, times):
         estimate = denoiser(xt, batch_of_times(xt, m.t))
         x0_hat = check_estimate(estimate, xt, m.t, m)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import check_floating
+from diffusion_book._checks import check_floating, one_of
 from diffusion_book._double import in_double, real_on
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
@@ -131,10 +131,7 @@ def log_likelihood(
             gradient.
         RuntimeError: as `probability_flow`.
     """
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
-    if divergence == "hutchinson" and generator is None:
-        raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
+    _check_divergence(divergence, generator)
     first, last = _angles(schedule, x0, sigma_min, rtol, atol)
     x = in_double(x0)
     probe = None if generator is None or divergence == "exact" else randn_like(x, generator).sign()
@@ -150,6 +147,12 @@ def log_likelihood(
     log_normal = -0.5 * (y**2 + math.log(2 * math.pi)).sum(1)
     # y is cos φ times x at the start, and a density in y is one in x with that factor for each dimension.
     return log_normal + gained + y.shape[1] * math.log(math.cos(first))
+
+
+def _check_divergence(divergence: str, generator: Generators | None) -> None:
+    one_of("divergence", divergence, ("exact", "hutchinson"))
+    if divergence == "hutchinson" and generator is None:
+        raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
 
 
 def _v_and_divergence(
