@@ -13,14 +13,14 @@ from torch import Tensor
 from diffusion_book._checks import at_least, check_floating
 from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
-from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
+from diffusion_book.denoise import Answer, Denoiser, on_x0
 from diffusion_book.process import add_noise, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, denoise_at, walk
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Schedule, as_tensor, expand
 
 
-def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
+def inpaint(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """x̂0 with the known part put in its place, for any sampler (chapter 14).
 
     The known part of the result is exact. The unknown part hears of it only through x_t, so seams remain: `repaint`

@@ -94,6 +94,7 @@ OF_NO_PAPER = {
     "denoise.ExactPosteriorMean": "an interface",
     "denoise.exact": "asks the distribution, which knows the closed form",
     "denoise.x0_of": "takes a part of a record",
+    "denoise.v_of": "takes a part of a record",
     "denoise.on_x0": "applies a rule to parts of records",
 }
 YEAR = re.compile(r"\b(19|20)\d\d[a-z]?\b")

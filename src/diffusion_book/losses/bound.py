@@ -12,7 +12,7 @@ from diffusion_book._checks import check_batch
 from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.conditions import Conditions
-from diffusion_book.denoise import WithVariance, run_network, x0_of
+from diffusion_book.denoise import Denoiser, run_network, v_of, x0_of
 from diffusion_book.losses.denoising import check_examples
 from diffusion_book.predictions import Prediction, target, to_x0
 from diffusion_book.process import add_noise, check_discrete, learned_std, posterior, posterior_kl, prior_kl
@@ -45,7 +45,7 @@ class VLB(NamedTuple):
 
 @torch.no_grad()
 def vlb(
-    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    denoiser: Denoiser,
     schedule: Discrete,
     x0: Tensor,
     generator: Generators,
@@ -58,7 +58,7 @@ def vlb(
     and Dhariwal 2021, section 3.1).
 
     Args:
-        denoiser: (x_t, t) → x̂0; or x̂0 and v, as one made by `denoise.from_network_with_variance`.
+        denoiser: (x_t, t) → x̂0; or x̂0 and v, as a `denoise.Estimate`.
         x0: [B, …] in [−1, 1] where there are levels.
         generator: the source of the noise; or one for each example.
         levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
@@ -76,7 +76,7 @@ def vlb(
 
 @torch.no_grad()
 def vlb_at(
-    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    denoiser: Denoiser,
     schedule: Discrete,
     x0: Tensor,
     t: Tensor,
@@ -94,12 +94,12 @@ def vlb_at(
     check_examples(x0, t)
     xt = add_noise(schedule, x0, t, randn_like(x0, generator))
     answer = denoiser(xt, t.to(x0.device))
-    x0_hat = x0_of(answer)
-    for part in answer if isinstance(answer, WithVariance) else [x0_hat]:
-        if part.shape != x0.shape:
+    x0_hat, v = x0_of(answer), v_of(answer)
+    for part in (x0_hat, v):
+        if part is not None and part.shape != x0.shape:
             raise ValueError(f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(part.shape)}")
-    if isinstance(answer, WithVariance):
-        mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, answer.v.to(x0), t)
+    if v is not None:
+        mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, v.to(x0), t)
         return _bound_at(schedule, xt, x0, mean, std, t, levels)
     last = t == 1  # the reconstruction costs more than the rest, and is left out where it is not asked for
     term = x0.new_empty(len(x0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_book._double import real_on
 from diffusion_book._random import Generators, randn_like
-from diffusion_book.denoise import Denoiser, WithVariance, x0_of
+from diffusion_book.denoise import Answer, Denoiser, x0_of
 from diffusion_book.process import posterior_between
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Level, Schedule
@@ -149,11 +149,9 @@ def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
     return torch.full((), t, dtype=dtype, device=xt.device).expand(xt.shape[0])
 
 
-def check_estimate(
-    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, step: Move | str, what: str = "x̂0"
-) -> Tensor:
+def check_estimate(answer: Answer, xt: Tensor, t: int | float | Tensor, step: Move | str, what: str = "x̂0") -> Tensor:
     """Return a denoiser's x̂0, or `what` else, in x_t's dtype; raise where it has not x_t's shape, or is not finite."""
-    x0_hat = estimate if isinstance(estimate, Tensor) else x0_of(estimate)
+    x0_hat = answer if isinstance(answer, Tensor) else x0_of(answer)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
         raise ValueError(f"the denoiser must return {what} of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
