@@ -1,6 +1,7 @@
 """What a network is told: checked, cut and dropped, whatever its shape."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_labels_that_are_no_tensors_by_name_are_refused_wherever_they_come_in(co
     schedule, x, t = schedules.linear(10), torch.zeros(2, 3), torch.tensor([1, 2])
     with pytest.raises(ValueError, match=message):
         checked(conditions)
-    for make in (denoise.from_network, denoise.from_network_with_variance):
+    for make in (denoise.from_network, partial(denoise.from_network, learned_variance=True)):
         with pytest.raises(ValueError, match=message):
             make(network, schedule, "v", conditions)
     with pytest.raises(ValueError, match=message):

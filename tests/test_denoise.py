@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_sampling_builds_no_graph():
 
 
 def test_an_unknown_prediction_is_refused_before_anything_is_sampled():
-    for make in (denoise.from_network, denoise.from_network_with_variance):
+    for make in (denoise.from_network, partial(denoise.from_network, learned_variance=True)):
         with pytest.raises(ValueError, match=r"unknown prediction 'noise'; choose one of eps, x0, v, score, u, F$"):
             make(lambda xt, t: xt, SCHEDULE, "noise")
         with pytest.raises(ValueError, match=r"unknown prediction 'scores' \(did you mean 'score'\?\)"):
@@ -135,7 +136,7 @@ def test_the_variance_of_a_network_with_two_heads_is_handed_on_or_left_aside():
     def network(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.cat([2 * xt, torch.full_like(xt, 0.25)], 1)
 
-    found = denoise.from_network_with_variance(network, SCHEDULE, "x0", x0_max=1.0)(x, t)
+    found = denoise.from_network(network, SCHEDULE, "x0", x0_max=1.0, learned_variance=True)(x, t)
     assert torch.equal(found.x0_hat, (2 * x).clamp(-1, 1))
     assert torch.equal(found.v, torch.full_like(x, 0.25))
     assert torch.equal(denoise.from_network(network, SCHEDULE, "x0", x0_max=1.0)(x, t), found.x0_hat)
@@ -143,7 +144,7 @@ def test_the_variance_of_a_network_with_two_heads_is_handed_on_or_left_aside():
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 6, 1), (2,)])
 def test_a_network_without_a_variance_is_refused(shape):
-    denoiser = denoise.from_network_with_variance(lambda xt, t: torch.zeros(shape), SCHEDULE, "v")
+    denoiser = denoise.from_network(lambda xt, t: torch.zeros(shape), SCHEDULE, "v", learned_variance=True)
     with pytest.raises(ValueError, match=r"must return the prediction and v, \(2, 6, 4\), got \(2"):
         denoiser(torch.zeros(2, 3, 4), torch.tensor([5, 6]))
 
@@ -156,7 +157,7 @@ def test_a_network_of_another_shape_is_refused(shape):
         denoiser(torch.zeros(2, 3, 4), torch.tensor([5, 6]))
 
 
-@pytest.mark.parametrize("make", [denoise.from_network, denoise.from_network_with_variance])
+@pytest.mark.parametrize("make", [denoise.from_network, partial(denoise.from_network, learned_variance=True)])
 def test_a_network_of_diffusers_is_refused_with_what_to_pass(make):
     importlib.import_module("diffusion_book._torchvision")  # diffusers imports torchvision: see there
     UNet2DModel = importlib.import_module("diffusers").UNet2DModel

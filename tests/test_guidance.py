@@ -461,9 +461,9 @@ def test_a_guided_denoiser_runs_under_a_sampler(generator):
 # A learned variance --------------------------------------------------------------------------------------------
 
 
-def with_variance(x0_hat: float, v: float) -> denoise.AnyDenoiser[denoise.WithVariance]:
+def with_variance(x0_hat: float, v: float) -> denoise.Denoiser:
     """x̂0 a multiple of x_t and v a constant, so that whose is whose shows."""
-    return lambda xt, t: denoise.WithVariance(x0_hat * xt, torch.full_like(xt, v))
+    return lambda xt, t: denoise.Estimate(x0_hat * xt, torch.full_like(xt, v))
 
 
 def plain(x0_hat: float) -> denoise.Denoiser:
@@ -532,7 +532,7 @@ def two_outputs(xt: Tensor, t: Tensor, y: Tensor) -> Tensor:
 def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
     """ε̂ = ε_∅ + w (ε_c − ε_∅), and log σ² between log β̃ and log β by the conditional v, as GLIDE's code has them."""
     c, u = (
-        denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", {"y": torch.full((5,), label)})
+        denoise.from_network(two_outputs, SCHEDULE, "eps", {"y": torch.full((5,), label)}, learned_variance=True)
         for label in (1, 2)
     )
     start, w = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), 2.5
@@ -562,7 +562,9 @@ def test_the_learned_variance_under_guidance_is_the_formula_by_hand(generator):
 def test_one_call_gives_the_variance_that_two_give(generator):
     xt, t = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64), torch.tensor([3, 20, 50, 80, 100])
     y, null = torch.tensor([0, 1, 2, 0, 1]), torch.full((5,), 3)
-    c, u = (denoise.from_network_with_variance(two_outputs, SCHEDULE, "eps", {"y": labels}) for labels in (y, null))
+    c, u = (
+        denoise.from_network(two_outputs, SCHEDULE, "eps", {"y": labels}, learned_variance=True) for labels in (y, null)
+    )
     conditions = {"y": y}, {"y": null}
     one = guidance.classifier_free_batched(two_outputs, SCHEDULE, "eps", *conditions, 3.0, learned_variance=True)
     separate = guidance.classifier_free(c, u, 3.0)(xt, t)
@@ -604,6 +606,19 @@ def test_a_bad_phi_is_refused(phi):
 def test_an_empty_interval_is_refused(low, high):
     with pytest.raises(ValueError, match="expected 0 ≤ sigma_low < sigma_high, got"):
         guidance.interval(never, never, SCHEDULE, low, high)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_dynamic_threshold_works_in_every_precision(dtype, generator):
+    """torch has no quantile of half precision: it is that of the same numbers in single precision."""
+    x = (3 * torch.randn(4, 3, 5, 5, generator=generator)).to(dtype)
+    t = torch.full((4,), 50)
+    found = guidance.threshold(lambda xt, t: x, quantile=0.995)(x, t)
+    assert found.dtype == dtype
+    wide = guidance.threshold(lambda xt, t: x.double(), quantile=0.995)(x.double(), t)
+    torch.testing.assert_close(found.double(), wide, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    sampled = ddim(guidance.threshold(lambda xt, t: 3 * xt, quantile=0.9), SCHEDULE, x, [90, 40, 0])
+    assert sampled.dtype == dtype
 
 
 @pytest.mark.parametrize(

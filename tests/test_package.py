@@ -37,7 +37,7 @@ EVERYTHING = {
 }
 # Every room may use them: what to say to an unknown name, what to say to what cannot be, how a file is written, and
 # what a network is told.
-BELOW_ALL = {"_names", "_checks", "_files", "_memory", "_random", "_torchvision", "conditions"}
+BELOW_ALL = {"_names", "_checks", "_double", "_files", "_memory", "_random", "_torchvision", "conditions"}
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     **dict.fromkeys(BELOW_ALL - {"_torchvision"}, (set(), set())),
     "_torchvision": (set(), {"torchvision"}),

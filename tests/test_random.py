@@ -1,5 +1,6 @@
 """Random numbers: each example's own, from a generator that is said."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,11 @@ def test_the_noise_of_an_example_does_not_depend_on_its_batch():
     samplers.randn_like(x[:1], alone)
     assert torch.equal(samplers.randn_like(x, generators)[2:], samplers.randn_like(x[:1], alone))
     assert samplers.randn_like(torch.zeros(0, 5), []).shape == (0, 5)
+
+
+@pytest.mark.parametrize("seeds", [np.arange(3), np.array([0, 1, 2], dtype=np.uint8), [np.int64(0), True, 2]])
+def test_seeds_may_be_whole_numbers_of_numpy(seeds):
+    assert [generator.initial_seed() for generator in samplers.seeded(seeds)] == [0, 1, 2]
 
 
 def test_another_number_of_generators_than_examples_is_refused():

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_book import schedules
+from diffusion_book.samplers import check_times
 from diffusion_book.schedules import CONTINUOUS, EDM, SCHEDULES, VP, Continuous, Cosine, Discrete, Flow, Schedule, Time
 
 FLOAT32 = torch.finfo(torch.float32).eps
@@ -491,6 +492,31 @@ def test_times_on_a_gpu_serve_it_as_on_the_cpu(schedule):
 def test_a_real_time_outside_is_refused(t, got):
     with pytest.raises(ValueError, match=rf"t must lie in \[0, 1\] \(0 is data, 1 is noise\), got {got}$"):
         Flow().at(t)
+
+
+@pytest.mark.parametrize("sigma_max", [14.6146, 0.1, 0.3, 80, 157.4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_last_time_may_be_rounded_as_its_dtype_rounds_it(sigma_max, dtype):
+    """14.6146 is Stable Diffusion's; in single precision it is 14.614600182, and above T."""
+    schedule = EDM(sigma_max=sigma_max)
+    t = torch.full((4,), schedule.T, dtype=dtype)
+    level = schedule.at(t)
+    assert float(level.t.max()) <= schedule.T
+    assert float(level.b[0]) == pytest.approx(schedule.T, rel=torch.finfo(dtype).eps)
+    grid = torch.linspace(schedule.T, 0, 5, dtype=dtype)
+    for times in (grid, grid.float().tolist()) if dtype != torch.bfloat16 and dtype != torch.float16 else (grid,):
+        found = check_times(schedule, times)
+        assert found[0] <= schedule.T
+        assert found[-1] == 0
+
+
+def test_a_time_beyond_rounding_is_still_refused():
+    with pytest.raises(
+        ValueError, match=r"t must lie in \[0, 14\.6146\] \(0 is data, 14\.6146 is noise\), got 14\.6146$"
+    ):
+        EDM(14.6146).at(14.6146004)
+    with pytest.raises(ValueError, match=r"got 0 … 14\.615$"):
+        EDM(14.6146).at(torch.tensor([0.0, 14.615]))
 
 
 @pytest.mark.parametrize("t", [True, torch.tensor([True]), 1j])

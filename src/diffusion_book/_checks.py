@@ -1,6 +1,7 @@
 """What the numbers and tensors must be that a reader hands over."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral
 
 from torch import Tensor
@@ -62,3 +63,16 @@ def positive(name: str, value: float) -> None:
     """A ValueError unless the value is above 0 and finite."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def share(name: str, value: float, ends: str) -> None:
+    """A ValueError unless the value lies in [0, 1], with what its two ends mean."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1] ({ends}), got {value}")
+
+
+def one_of(name: str, value: object, choices: Sequence[str] | Sequence[int]) -> None:
+    """A ValueError unless the value is one of these words or whole numbers."""
+    if not (isinstance(value, str | Integral) and value in choices):
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")

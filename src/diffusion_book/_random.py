@@ -44,4 +44,4 @@ def seeded(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[tor
     """
     if isinstance(seeds, int | str) or not all(isinstance(seed, Integral) for seed in seeds):
         raise ValueError(f"one whole number for each example is needed, such as range(16), got {seeds!r:.80}")
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]

@@ -7,7 +7,7 @@ so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; 
 import math
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,24 +17,22 @@ from diffusion_book.conditions import Conditions, checked
 from diffusion_book.predictions import Prediction, check_prediction, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule, expand
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]."""
 
-
-class WithVariance(NamedTuple):
-    """What a denoiser with learned variance returns: x̂0 [B, …] and v [B, …] in [−1, 1], see `process.learned_std`.
+class Estimate(NamedTuple):
+    """What a denoiser returns that says more than x̂0 [B, …]: v [B, …] in [−1, 1] too, see `process.learned_std`.
 
     Source: Nichol and Dhariwal 2021, section 3.1.
     """
 
     x0_hat: Tensor
-    v: Tensor
+    v: Tensor | None = None
 
 
-Answer = TypeVar("Answer", Tensor, WithVariance)
+Answer = Tensor | Estimate
+"""What a denoiser returns: x̂0 [B, …], or an `Estimate` with it. `x0_of` and `v_of` read either."""
 
-AnyDenoiser = Callable[[Tensor, Tensor], Answer]
-"""A denoiser of either kind, with or without a learned variance; guidance returns the kind that it is given."""
+Denoiser = Callable[[Tensor, Tensor], Answer]
+"""Maps x_t [B, …] and noisy times t [B] to x̂0 [B, …], an estimate of E[x_0 | x_t]; with a learned variance, to both."""
 
 
 class ExactPosteriorMean(Protocol):
@@ -51,21 +49,24 @@ def from_network(
     prediction: Prediction,
     conditions: Conditions | None = None,
     x0_max: float | None = None,
+    learned_variance: bool = False,
 ) -> Denoiser:
     """The denoiser that a trained network is (chapter 6).
 
     Args:
-        network: called as network(x_t, t, **conditions). Where it returns twice the channels, for a learned variance,
-            the second half is left aside.
+        network: called as network(x_t, t, **conditions). One with a learned variance returns [B, 2C, …]: the
+            prediction, then v (chapter 4; Nichol and Dhariwal 2021, section 3.1).
         schedule: the schedule it was trained on.
         prediction: what it was trained to output.
         conditions: what it is told besides, by its own names, such as {"y": y} with the classes y [B]; the batch that
             is sampled must then have B examples.
         x0_max: clip x̂0 to ±x0_max; 1.0 for images in [−1, 1], None for data without bounds.
+        learned_variance: say v too, as an `Estimate`, for `samplers.ddpm` with variance="learned". Every other sampler
+            leaves it aside, and so does this where it is not wanted; guidance keeps it, as `on_x0` says.
 
     Raises:
         ValueError: the prediction is unknown, conditions are no tensors by name, or x0_max is not positive and finite;
-            when it runs, as `predictions.to_x0`, or the network returns no tensor.
+            when it runs, as `predictions.to_x0`, or the network returns no tensor, or no v where that is wanted.
 
     Source: that of `predictions.to_x0`: Ho et al. 2020, equation 15, for ε; Karras et al. 2022, equation 7, for F.
     """
@@ -74,44 +75,18 @@ def from_network(
     read = _reader(prediction, schedule, x0_max)
 
     @_where_asked
-    def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    def denoiser(xt: Tensor, t: Tensor) -> Answer:
         output = run_network(network, prediction, schedule, xt, t, told)
+        v = None
         if output.shape != xt.shape and xt.ndim > 1 and output.shape == _twice_the_channels(xt):
-            output = output.chunk(2, dim=1)[0]
-        return read(output, xt, t)
-
-    return denoiser
-
-
-def from_network_with_variance(
-    network: Callable[..., Tensor],
-    schedule: Schedule,
-    prediction: Prediction,
-    conditions: Conditions | None = None,
-    x0_max: float | None = None,
-) -> AnyDenoiser[WithVariance]:
-    """The same for a network with learned variance, for `samplers.ddpm` with variance="learned" (chapter 4).
-
-    The network returns [B, 2C, …]: the prediction, then v (Nichol and Dhariwal 2021, section 3.1). Every other sampler
-    takes the x̂0 and leaves v aside; all guidance runs on it, as `on_x0` says.
-
-    Raises:
-        ValueError: as `from_network`; when it runs, the network returns another shape.
-    """
-    check_prediction(prediction)
-    told = checked(conditions)
-    read = _reader(prediction, schedule, x0_max)
-
-    @_where_asked
-    def denoiser(xt: Tensor, t: Tensor) -> WithVariance:
-        output = run_network(network, prediction, schedule, xt, t, told)
-        if output.shape != _twice_the_channels(xt):
+            output, v = output.chunk(2, dim=1)
+        if learned_variance and v is None:
             raise ValueError(
                 f"with a learned variance the network must return the prediction and v, {_twice_the_channels(xt)}, "
                 f"got {tuple(output.shape)}"
             )
-        output, v = output.chunk(2, dim=1)
-        return WithVariance(read(output, xt, t), v)
+        x0_hat = read(output, xt, t)
+        return Estimate(x0_hat, v) if learned_variance else x0_hat
 
     return denoiser
 
@@ -141,7 +116,7 @@ def _reader(
     return read
 
 
-def _where_asked(denoiser: AnyDenoiser[Answer]) -> AnyDenoiser[Answer]:
+def _where_asked(denoiser: Denoiser) -> Denoiser:
     """Keep a graph for autograd where x_t requires a gradient, as likelihoods do (chapter 15), and not in sampling."""
 
     @wraps(denoiser)
@@ -193,19 +168,24 @@ def exact(data: ExactPosteriorMean, schedule: Schedule) -> Denoiser:
     return denoiser
 
 
-def x0_of(answer: Tensor | WithVariance) -> Tensor:
-    """The x̂0 [B, …] in a denoiser's answer of either kind. Chapter 6.
+def x0_of(answer: Answer) -> Tensor:
+    """The x̂0 [B, …] in a denoiser's answer. Chapter 6.
 
     Raises:
         ValueError: there is no tensor in it.
     """
-    x0_hat = answer.x0_hat if isinstance(answer, WithVariance) else answer
+    x0_hat = answer.x0_hat if isinstance(answer, Estimate) else answer
     if not isinstance(x0_hat, Tensor):
         raise not_a_tensor("the denoiser", x0_hat)
     return x0_hat
 
 
-def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVariance) -> Answer:
+def v_of(answer: Answer) -> Tensor | None:
+    """The learned variance's v [B, …] in a denoiser's answer, where there is one. Chapter 4."""
+    return answer.v if isinstance(answer, Estimate) else None
+
+
+def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Answer) -> Answer:
     """What a rule makes of the x̂0 of denoisers' answers, with the learned variance of the first, if it has one.
 
     This is how guidance treats a variance: it moves the mean of a reverse step and keeps the conditional denoiser's v.
@@ -215,8 +195,8 @@ def on_x0(rule: Callable[..., Tensor], first: Answer, *others: Tensor | WithVari
         rule: from as many x̂0 [B, …] as there are answers to one.
         first, others: what denoisers returned; v is taken from `first` alone.
     """
-    x0_hat = rule(*(x0_of(answer) for answer in (first, *others)))
-    return first._replace(x0_hat=x0_hat) if isinstance(first, WithVariance) else x0_hat
+    x0_hat, v = rule(*(x0_of(answer) for answer in (first, *others))), v_of(first)
+    return x0_hat if v is None else Estimate(x0_hat, v)
 
 
 def _twice_the_channels(xt: Tensor) -> tuple[int, ...]:

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least, check_floating
+from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
-from diffusion_book.denoise import Answer, AnyDenoiser, Denoiser, on_x0
+from diffusion_book.denoise import Answer, Denoiser, on_x0
 from diffusion_book.process import add_noise, step_coefficients
 from diffusion_book.samplers.common import Callback, Step, denoise_at, walk
 from diffusion_book.samplers.grids import Times, check_times
-from diffusion_book.schedules import Discrete, Schedule, expand
+from diffusion_book.schedules import Schedule, as_tensor, expand
 
 
-def inpaint(denoiser: AnyDenoiser[Answer], known: Tensor, mask: Tensor) -> AnyDenoiser[Answer]:
+def inpaint(denoiser: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """x̂0 with the known part put in its place, for any sampler (chapter 14).
 
     The known part of the result is exact. The unknown part hears of it only through x_t, so seams remain: `repaint`
@@ -138,8 +139,7 @@ def sdedit(schedule: Schedule, x0: Tensor, times: Times, *, strength: float, gen
     times = check_times(schedule, times)
     first = min(range(len(times) - 1), key=lambda i: abs(times[i] - strength * schedule.T))
     rest: Times = times[first:]
-    t = torch.as_tensor(rest[0], dtype=torch.long if isinstance(schedule, Discrete) else torch.float64)
-    return Start(add_noise(schedule, x0, t, randn_like(x0, generator)), rest)
+    return Start(add_noise(schedule, x0, rest[0], randn_like(x0, generator)), rest)
 
 
 def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
@@ -161,22 +161,14 @@ def slerp(first: Tensor, second: Tensor, w: float | Tensor) -> Tensor:
         ValueError: the shapes differ, w is not finite or of another number of examples, or two vectors are opposite,
             between which every arc is as short; or first or second holds integers.
     """
-    for noise in (first, second):
-        check_floating("a noise", noise)
-    if first.shape != second.shape:
-        raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    x, y = (_unit(v.double().flatten(1)) for v in (first, second))
+    _check_noises(first, second)
+    x, y = (_unit(in_double(v).flatten(1)) for v in (first, second))
     sum_, difference = (x + y).norm(dim=1), (x - y).norm(dim=1)
     if bool((sum_ < 1e-6 * difference).any()):
         raise ValueError("two noises point in opposite directions, so no arc between them is the shortest; redraw one")
     theta = 2 * torch.atan2(difference, sum_)  # arccos(x·y) would lose half of the digits near 0
     theta = torch.where((x.norm(dim=1) > 0) & (y.norm(dim=1) > 0), theta, 0.0)
-    share = torch.as_tensor(w, dtype=torch.float64, device=first.device)
-    if not bool(torch.isfinite(share).all()):
-        raise ValueError(f"w must be finite (0 is the first, 1 the second), got {w}")
-    if share.ndim > 1 or (share.ndim and len(share) not in (1, len(first))):
-        raise ValueError(f"w must be one number or one for each of the {len(first)} examples, got {tuple(share.shape)}")
-    safe = torch.where(theta > 0, theta, 1.0)
+    share, safe = _share(w, len(first)).to(x.device), torch.where(theta > 0, theta, 1.0)
     c_first, c_second = (
         torch.where(theta > 0, torch.sin(part * safe) / torch.sin(safe), part) for part in (1 - share, share)
     )
@@ -199,6 +191,23 @@ def _unit(x: Tensor) -> Tensor:
     """Each row at length one; a row of zeros as it is."""
     length = x.norm(dim=1, keepdim=True)
     return x / torch.where(length > 0, length, 1.0)
+
+
+def _check_noises(first: Tensor, second: Tensor) -> None:
+    for noise in (first, second):
+        check_floating("a noise", noise)
+    if first.shape != second.shape:
+        raise ValueError(f"the two must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
+
+
+def _share(w: float | Tensor, count: int) -> Tensor:
+    """w in float64, one number or [B]; or what is wrong with it."""
+    share = as_tensor(w).double()
+    if not bool(torch.isfinite(share).all()):
+        raise ValueError(f"w must be finite (0 is the first, 1 the second), got {w}")
+    if share.ndim > 1 or (share.ndim and len(share) not in (1, count)):
+        raise ValueError(f"w must be one number or one for each of the {count} examples, got {tuple(share.shape)}")
+    return share
 
 
 def _check_mask(mask: Tensor) -> None:

@@ -8,14 +8,13 @@ Chapter 8 derives the rules, and shows what they do not do: a guided score is, i
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import not_a_tensor
+from diffusion_book._checks import not_a_tensor, share
 from diffusion_book.conditions import Conditions, checked
-from diffusion_book.denoise import Answer, AnyDenoiser, WithVariance, from_network, from_network_with_variance, on_x0
+from diffusion_book.denoise import Answer, Denoiser, Estimate, from_network, on_x0, v_of, x0_of
 from diffusion_book.predictions import Prediction, clip
 from diffusion_book.schedules import Schedule, expand
 
@@ -23,9 +22,7 @@ Weight = float | Tensor
 """How much guidance: one number, or [B], one for each example. 1 is none."""
 
 
-def classifier_free(
-    conditional: AnyDenoiser[Answer], unconditional: AnyDenoiser[Answer], w: Weight, phi: float = 0.0
-) -> AnyDenoiser[Answer]:
+def classifier_free(conditional: Denoiser, unconditional: Denoiser, w: Weight, phi: float = 0.0) -> Denoiser:
     """x̂0 = u + w (c − u): from the unconditional estimate u to the conditional one c, and beyond (chapter 8).
 
     A negative condition is one to move away from: pass its denoiser in the place of the unconditional one.
@@ -59,7 +56,7 @@ def classifier_free_batched(
     phi: float = 0.0,
     x0_max: float | None = None,
     learned_variance: bool = False,
-) -> AnyDenoiser[Any]:
+) -> Denoiser:
     """`classifier_free` on one network, asked once with a batch of 2B rather than twice with B (chapter 8).
 
     On an accelerator one call of twice the size is faster; it takes twice the memory of activations.
@@ -69,7 +66,7 @@ def classifier_free_batched(
         conditional: the network's conditions by name, such as {"y": y} with y [B].
         unconditional: the same names and shapes, such as {"y": torch.full_like(y, classes)} for the null class.
         w, phi: as in `classifier_free`.
-        learned_variance: return the conditional v beside x̂0, as `denoise.from_network_with_variance` does.
+        learned_variance: say the conditional v beside x̂0, as in `denoise.from_network`.
 
     Raises:
         ValueError: as `classifier_free`; or the conditions do not share names and shapes; when it runs, they are for
@@ -79,19 +76,12 @@ def classifier_free_batched(
     """
     _check_weight(w)
     _check_phi(phi)
-    shapes = [
-        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
-    ]
-    if shapes[0] != shapes[1] or not shapes[0]:
-        raise ValueError(
-            f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
-        )
+    _check_pair(conditional, unconditional)
     both = {name: torch.cat([conditional[name], unconditional[name]]) for name in conditional}
-    make = from_network_with_variance if learned_variance else from_network
-    pair: AnyDenoiser[Any] = make(network, schedule, prediction, conditions=both, x0_max=x0_max)
+    pair = from_network(network, schedule, prediction, both, x0_max, learned_variance)
     count = len(next(iter(conditional.values())))
 
-    def denoiser(xt: Tensor, t: Tensor) -> Any:
+    def denoiser(xt: Tensor, t: Tensor) -> Answer:
         if len(xt) != count:
             raise ValueError(f"the conditions are for {count} examples, got x_t with {len(xt)}")
         c, u = _halves(pair(torch.cat([xt, xt]), torch.cat([t, t])))
@@ -100,7 +90,7 @@ def classifier_free_batched(
     return denoiser
 
 
-def autoguidance(good: AnyDenoiser[Answer], bad: AnyDenoiser[Answer], w: Weight) -> AnyDenoiser[Answer]:
+def autoguidance(good: Denoiser, bad: Denoiser, w: Weight) -> Denoiser:
     """x̂0 = bad + w (good − bad): away from a worse version of the same model (chapter 8).
 
     The bad one is smaller or less trained and makes the good one's mistakes, larger. Both have the same condition,
@@ -119,8 +109,8 @@ def autoguidance(good: AnyDenoiser[Answer], bad: AnyDenoiser[Answer], w: Weight)
 
 
 def classifier(
-    denoiser: AnyDenoiser[Answer], schedule: Schedule, log_prob: Callable[[Tensor, Tensor], Tensor], w: Weight = 1.0
-) -> AnyDenoiser[Answer]:
+    denoiser: Denoiser, schedule: Schedule, log_prob: Callable[[Tensor, Tensor], Tensor], w: Weight = 1.0
+) -> Denoiser:
     """x̂0 + w (b²/a) ∇ log p(y|x_t), by Bayes and Tweedie (Dhariwal and Nichol 2021, section 4). Chapter 8.
 
     With the exact classifier of noisy x_t and w = 1 it is the exact conditional denoiser.
@@ -151,12 +141,12 @@ def classifier(
 
 
 def interval(
-    guided: AnyDenoiser[Answer],
-    plain: AnyDenoiser[Answer],
+    guided: Denoiser,
+    plain: Denoiser,
     schedule: Schedule,
     sigma_low: float,
     sigma_high: float = math.inf,
-) -> AnyDenoiser[Answer]:
+) -> Denoiser:
     """Guidance only where σ_low < σ_t ≤ σ_high, with σ = b/a (Kynkäänniemi et al. 2024, section 3). Chapter 8.
 
     At high noise guidance throws samples together, at low noise it changes little: both cost quality or time.
@@ -175,11 +165,11 @@ def interval(
     kinds = set()
 
     def checked(answer: Answer) -> Answer:
-        kinds.add(isinstance(answer, WithVariance))
+        kinds.add(v_of(answer) is not None)
         if len(kinds) > 1:
             raise ValueError(
                 "one of the two denoisers returns a learned variance and the other none; make both with "
-                "denoise.from_network_with_variance, or both with from_network"
+                "denoise.from_network(…, learned_variance=True), or both without"
             )
         return answer
 
@@ -191,14 +181,13 @@ def interval(
         if not bool(inside.any()):
             return checked(plain(xt, t))
         keep, x, y = expand(inside, xt).bool(), checked(guided(xt, t)), checked(plain(xt, t))
-        if isinstance(x, WithVariance) and isinstance(y, WithVariance):
-            return WithVariance(*(torch.where(keep, *parts) for parts in zip(x, y)))
-        return torch.where(keep, x, y)
+        x0_hat, v, w = torch.where(keep, x0_of(x), x0_of(y)), v_of(x), v_of(y)
+        return x0_hat if v is None or w is None else Estimate(x0_hat, torch.where(keep, v, w))
 
     return denoiser
 
 
-def rescale(guided: AnyDenoiser[Answer], conditional: AnyDenoiser[Answer], phi: float = 0.7) -> AnyDenoiser[Answer]:
+def rescale(guided: Denoiser, conditional: Denoiser, phi: float = 0.7) -> Denoiser:
     """Give x̂0 the spread that the conditional one has (Lin et al. 2024, section 3.4). Chapter 8.
 
     Guidance makes x̂0 too large, and pictures too bright: here it is multiplied by φ std(c)/std(guided) + 1 − φ, the
@@ -217,7 +206,7 @@ def rescale(guided: AnyDenoiser[Answer], conditional: AnyDenoiser[Answer], phi: 
     return lambda xt, t: on_x0(lambda x, c: _rescaled(x, c, phi), guided(xt, t), conditional(xt, t))
 
 
-def threshold(denoiser: AnyDenoiser[Answer], x0_max: float = 1.0, quantile: float = 1.0) -> AnyDenoiser[Answer]:
+def threshold(denoiser: Denoiser, x0_max: float = 1.0, quantile: float = 1.0) -> Denoiser:
     """Bring a guided x̂0 back into ±x0_max (Saharia et al. 2022, section 2.3 and appendix A.2). Chapter 8.
 
     Guidance leaves the range of the data even where both of its networks are clipped to it, so this goes outermost.
@@ -236,14 +225,16 @@ def threshold(denoiser: AnyDenoiser[Answer], x0_max: float = 1.0, quantile: floa
     def inside(x0_hat: Tensor) -> Tensor:
         if quantile == 1:
             return clip(x0_hat, x0_max)
-        s = expand(x0_hat.abs().flatten(1).quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
+        size = x0_hat.abs().flatten(1)
+        size = size.to(torch.promote_types(size.dtype, torch.float32))  # torch has no quantile of less
+        s = expand(size.quantile(quantile, dim=1).clamp(min=x0_max), x0_hat)
         clipped = torch.maximum(torch.minimum(x0_hat, s), -s) * (x0_max / s)
         return clipped.add_(x0_hat, alpha=0)  # as in `clip`
 
     return lambda xt, t: on_x0(inside, denoiser(xt, t))
 
 
-def _extrapolate(to: AnyDenoiser[Answer], start: AnyDenoiser[Answer], w: Weight, phi: float) -> AnyDenoiser[Answer]:
+def _extrapolate(to: Denoiser, start: Denoiser, w: Weight, phi: float) -> Denoiser:
     """start + w (to − start), with the spread of `to`; what w leaves out is not asked."""
     _check_weight(w)
 
@@ -265,11 +256,11 @@ def _beyond(x: Tensor, y: Tensor, w: Weight, phi: float) -> Tensor:
 
 def _halves(answer: Answer) -> tuple[Answer, Answer]:
     """A batch of 2B as two of B."""
-    if isinstance(answer, WithVariance):
-        first, second = (WithVariance(*half) for half in zip(*(part.chunk(2) for part in answer)))
-    else:
-        first, second = answer.chunk(2)
-    return first, second
+    (first, second), v = x0_of(answer).chunk(2), v_of(answer)
+    if v is None:
+        return first, second
+    v_first, v_second = v.chunk(2)
+    return Estimate(first, v_first), Estimate(second, v_second)
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
@@ -307,12 +298,21 @@ def _weight(w: Weight, xt: Tensor) -> Weight:
     return expand(w, xt) if isinstance(w, Tensor) else w
 
 
+def _check_pair(conditional: Conditions, unconditional: Conditions) -> None:
+    shapes = [
+        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
+    ]
+    if shapes[0] != shapes[1] or not shapes[0]:
+        raise ValueError(
+            f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
+        )
+
+
 def _check_weight(w: Weight) -> None:
-    value = torch.as_tensor(w)
+    value = w if isinstance(w, Tensor) else torch.tensor(w, device="cpu")
     if value.ndim > 1 or not bool(torch.isfinite(value).all()):
         raise ValueError(f"w must be a finite number, or [B] of them, got {w}; 1 is no guidance")
 
 
 def _check_phi(phi: float) -> None:
-    if not 0 <= phi <= 1:
-        raise ValueError(f"phi must lie in [0, 1] (0 leaves the spread as it is), got {phi}")
+    share("phi", phi, "0 leaves the spread as it is")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_batch, check_same_shape
+from diffusion_book._double import in_double
 from diffusion_book.schedules import Discrete, Level, Schedule, Time, expand
 
 
@@ -192,8 +193,9 @@ def prior_kl(schedule: Schedule, x0: Tensor) -> Tensor:
         ValueError: x0 is not [B, …] of floating point numbers.
     """
     check_batch(x0)
-    mean, std = marginal(schedule, x0.double(), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
-    mean, std = mean / schedule.prior_std, std / schedule.prior_std
+    mean, std = marginal(schedule, in_double(x0), schedule.T)  # in float32 b_T rounds to 1, and the difference to noise
+    prior_std = schedule.prior_std
+    mean, std = mean / prior_std, std / prior_std
     return 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).flatten(1).sum(1).to(x0)
 
 

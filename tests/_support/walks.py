@@ -26,9 +26,9 @@ GRIDS = [uniform_times, leading_times, quadratic_times, karras_times, log_snr_ti
 def learned(denoiser, schedule, x, times, **options):
     """`ddpm` with a v that changes from number to number, beside any denoiser."""
 
-    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.Estimate:
         x0_hat = denoiser(xt, t)
-        return denoise.WithVariance(x0_hat, torch.cos(3 * xt) if x0_hat.shape == xt.shape else x0_hat)
+        return denoise.Estimate(x0_hat, torch.cos(3 * xt) if x0_hat.shape == xt.shape else x0_hat)
 
     return ddpm(with_variance, schedule, x, times, variance="learned", **options)
 

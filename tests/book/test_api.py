@@ -76,6 +76,7 @@ def test_what_the_book_derives_names_its_chapter(entry, root):
 
 
 OF_NO_PAPER = {
+    "schedules.as_tensor": "makes a tensor of numbers",
     "schedules.expand": "gives numbers the dimensions of a batch",
     "schedules.scaled_linear": "the authors' configuration has it, and no equation of the paper",
     "schedules.by_name": "looks up those that name theirs",
@@ -93,6 +94,7 @@ OF_NO_PAPER = {
     "denoise.ExactPosteriorMean": "an interface",
     "denoise.exact": "asks the distribution, which knows the closed form",
     "denoise.x0_of": "takes a part of a record",
+    "denoise.v_of": "takes a part of a record",
     "denoise.on_x0": "applies a rule to parts of records",
 }
 YEAR = re.compile(r"\b(19|20)\d\d[a-z]?\b")
@@ -239,9 +241,9 @@ def test_code_and_names(parsed):
 
 
 def test_a_name_is_looked_for_near_first():
-    assert api.look_up("Weight", "losses").full == "diffusion_book.losses.Weight"
-    assert api.look_up("Weight", "guidance").full == "diffusion_book.guidance.Weight"
-    assert api.look_up("Weight", "samplers") is None  # two of them, neither near
+    assert api.look_up("by_name", "schedules").full == "diffusion_book.schedules.by_name"
+    assert api.look_up("by_name", "samplers").full == "diffusion_book.samplers.by_name"
+    assert api.look_up("by_name", "losses") is None  # two of them, neither near
     assert api.look_up("Denoiser", "samplers").full == "diffusion_book.denoise.Denoiser"
 
 

@@ -100,7 +100,7 @@ def test_a_few_steps_of_a_learned_variance_are_right_on_average(generator):
     exact = gaussian(0.3, schedule)
 
     def denoiser(xt, t):
-        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, 0.8))
+        return denoise.Estimate(exact(xt, t), torch.full_like(xt, 0.8))
 
     found = bits_by_bound(denoiser, schedule, x, generator, draws=3)
     gap = found.each - bits_by_bound(denoiser, schedule, x, generator).each

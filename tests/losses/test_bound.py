@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from _support.gaussians import gaussian
 from diffusion_book import losses, predictions, process, samplers, schedules
 from diffusion_book.data import ring_of_gaussians
-from diffusion_book.denoise import WithVariance, exact, from_network_with_variance
+from diffusion_book.denoise import Estimate, exact, from_network
 from diffusion_book.schedules import Discrete, Flow
 
 LINEAR = schedules.linear()
@@ -303,7 +303,7 @@ def test_the_bound_of_a_learned_variance_is_what_the_hybrid_loss_trains(images, 
     """Term by term, with the same noise, at t = 1 too."""
     (x0, _), schedule, network = images, schedules.linear(20, 0.01, 0.3), TwoHeads(generator)
     state = generator.get_state()
-    found = losses.vlb(from_network_with_variance(network, schedule, "v"), schedule, x0, generator)
+    found = losses.vlb(from_network(network, schedule, "v", learned_variance=True), schedule, x0, generator)
     generator.set_state(state)
     terms = torch.cat([found.reconstruction[:, None], found.steps], 1)
     for t in range(1, 21):
@@ -318,8 +318,8 @@ def test_the_terms_of_the_bound_at_times_of_all_kinds_are_those_of_the_whole(v, 
     x0, schedule = images[0], schedules.linear(5)
     guess = 0.9 * x0
 
-    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor | WithVariance:
-        return guess if v is None else WithVariance(guess, torch.full_like(guess, v))
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> torch.Tensor | Estimate:
+        return guess if v is None else Estimate(guess, torch.full_like(guess, v))
 
     whole = losses.vlb(denoiser, schedule, x0, generator)
     terms = torch.cat([whole.reconstruction[:, None], whole.steps], 1)
@@ -343,8 +343,8 @@ def test_with_the_true_variances_the_bound_of_a_gaussian_is_its_entropy(generato
     v = 2 * (variance / small).log() / (beta / small).log() - 1
     best = exact(data, schedule)
 
-    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> WithVariance:
-        return WithVariance(best(xt, t), v[t - 1][:, None].to(xt))
+    def denoiser(xt: torch.Tensor, t: torch.Tensor) -> Estimate:
+        return Estimate(best(xt, t), v[t - 1][:, None].to(xt))
 
     found = losses.vlb(denoiser, schedule, x0, generator, levels=None).total()
     end = now[-1].item()
@@ -411,7 +411,7 @@ def test_a_denoiser_of_another_shape_is_refused_in_the_bound(shape):
     with pytest.raises(ValueError, match=message):
         losses.vlb(lambda xt, t: torch.zeros(shape), LINEAR_10, x0, generator)
     with pytest.raises(ValueError, match=message):
-        losses.vlb(lambda xt, t: WithVariance(xt, torch.zeros(shape)), LINEAR_10, x0, generator)
+        losses.vlb(lambda xt, t: Estimate(xt, torch.zeros(shape)), LINEAR_10, x0, generator)
 
 
 @pytest.mark.parametrize(("mean", "std"), [((2, 1), (2, 3)), ((2, 3), (2, 1, 3)), ((2, 3), (4,)), ((3,), ())])

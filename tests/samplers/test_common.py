@@ -141,8 +141,8 @@ def test_the_ring_is_sampled_on_every_schedule(name, schedule):
 def test_a_learned_variance_is_left_aside_by_who_has_no_use_for_it(name):
     schedule, exact = on(name), denoise.exact(RING, on(name))
 
-    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
-        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, float("nan")))
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.Estimate:
+        return denoise.Estimate(exact(xt, t), torch.full_like(xt, float("nan")))
 
     found, expected = (
         SAMPLERS[name](denoiser, schedule, *noise(0)[:1], uniform_times(SCHEDULE, 9), noise(0)[1])

@@ -67,7 +67,7 @@ def test_the_learned_variance_is_that_of_diffusers(steps, double, generator):
     noise = torch.Generator().manual_seed(7)
     for k in theirs.timesteps:
         x = theirs.step(two_heads(x, torch.full((4,), int(k) + 1)), k, x, generator=noise).prev_sample
-    denoiser = denoise.from_network_with_variance(two_heads, schedule, "eps")
+    denoiser = denoise.from_network(two_heads, schedule, "eps", learned_variance=True)
     found = ddpm(denoiser, schedule, start, times, generator=torch.Generator().manual_seed(7), variance="learned")
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
 
@@ -79,8 +79,8 @@ def test_the_ends_of_the_learned_variance_are_the_small_and_the_large(v, varianc
     x, times = start_noise((4, 2), generator, torch.float64), uniform_times(schedule, 9)
     one, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
 
-    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.WithVariance:
-        return denoise.WithVariance(exact(xt, t), torch.full_like(xt, v))
+    def with_variance(xt: torch.Tensor, t: torch.Tensor) -> denoise.Estimate:
+        return denoise.Estimate(exact(xt, t), torch.full_like(xt, v))
 
     learned = ddpm(with_variance, schedule, x, times, generator=one, variance="learned")
     torch.testing.assert_close(
@@ -98,7 +98,7 @@ def test_a_learned_variance_that_is_not_finite_is_blamed_on_its_step(bad):
     def denoiser(xt, t):
         v = torch.zeros_like(xt)
         v[0, 0] = bad if t[0] <= 3 else 0.0
-        return denoise.WithVariance(torch.zeros_like(xt), v)
+        return denoise.Estimate(torch.zeros_like(xt), v)
 
     with pytest.raises(FloatingPointError, match=r"NaN or infinity at t = 3 \(step 2 of 3\)"):
         ddpm(
@@ -113,7 +113,7 @@ def test_a_learned_variance_that_is_not_finite_is_blamed_on_its_step(bad):
 
 def test_a_learned_variance_of_another_shape_is_called_by_its_name():
     def denoiser(xt, t):
-        return denoise.WithVariance(xt, torch.zeros(2, 1))
+        return denoise.Estimate(xt, torch.zeros(2, 1))
 
     with pytest.raises(ValueError, match=r"the denoiser must return v of shape \(2, 2\), got \(2, 1\) at t = 5"):
         ddpm(
@@ -122,7 +122,7 @@ def test_a_learned_variance_of_another_shape_is_called_by_its_name():
 
 
 def test_a_learned_variance_needs_a_denoiser_that_says_one():
-    with pytest.raises(ValueError, match=r"make it with denoise\.from_network_with_variance"):
+    with pytest.raises(ValueError, match=r"make it with denoise\.from_network\(…, learned_variance=True\)"):
         ddpm(
             lambda xt, t: xt,
             schedules.linear(),

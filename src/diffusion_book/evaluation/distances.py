@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating
+from diffusion_book._double import in_double
 
 BLOCK = 2**24
 """At most so many distances are in memory at once: 128 MB."""
@@ -29,8 +30,9 @@ def squared_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     By ‖x‖² + ‖y‖² − 2 x·y, which is ten times as fast as the difference of each pair, and with it exact only to
     `rounding`: compare with that much slack.
     """
-    centre = b.double().mean(0)
-    a, b = a.double() - centre, b.double() - centre
+    a, b = in_double(a), in_double(b)
+    centre = b.mean(0)
+    a, b = a - centre, b - centre
     of_a, of_b = (a**2).sum(1), (b**2).sum(1)
     rows = max(1, BLOCK // len(b))
     for start in range(0, len(a), rows):
@@ -40,6 +42,7 @@ def squared_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def rounding(a: Tensor, b: Tensor) -> float:
     """What a squared distance of `squared_blocks` may be off by, with a wide margin."""
-    centre = b.double().mean(0)
-    largest = max(float(((x.double() - centre) ** 2).sum(1).max()) for x in (a, b))
+    a, b = in_double(a), in_double(b)
+    centre = b.mean(0)
+    largest = max(float(((x - centre) ** 2).sum(1).max()) for x in (a, b))
     return 1e-12 * largest

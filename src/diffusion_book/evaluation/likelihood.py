@@ -8,14 +8,14 @@ over a bin of width 2/255; since −log is convex, that too is an upper bound on
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least
 from diffusion_book.data.images import check_images, from_uint8, to_uint8
-from diffusion_book.denoise import AnyDenoiser, Denoiser
+from diffusion_book.denoise import Denoiser
 from diffusion_book.losses import vlb, vlb_at
 from diffusion_book.process import prior_kl
 from diffusion_book.samplers import log_likelihood
@@ -45,7 +45,7 @@ class Bits:
 
 
 def bits_by_bound(
-    denoiser: AnyDenoiser[Any],
+    denoiser: Denoiser,
     schedule: Discrete,
     images: Tensor,
     generator: torch.Generator,
@@ -59,7 +59,7 @@ def bits_by_bound(
     then holds both: that of the images and that of the draws.
 
     Args:
-        denoiser: (x_t, t) → x̂0; or x̂0 and v, as one made by `denoise.from_network_with_variance`.
+        denoiser: (x_t, t) → x̂0; or x̂0 and v, as a `denoise.Estimate`.
         images: [N, C, H, W] in [−1, 1], of 256 levels; T evaluations each, or draws + 1.
         generator: one draw of x_t for each time and image.
         draws: steps for each image; None for all of them.
@@ -82,9 +82,7 @@ def bits_by_bound(
     return Bits.of(each, f"variational bound over T = {schedule.T} steps, 256 levels, {drawn}")
 
 
-def _drawn_bound(
-    denoiser: AnyDenoiser[Any], schedule: Discrete, x0: Tensor, generator: torch.Generator, draws: int
-) -> Tensor:
+def _drawn_bound(denoiser: Denoiser, schedule: Discrete, x0: Tensor, generator: torch.Generator, draws: int) -> Tensor:
     """`vlb(…).total()`, [B] nats, with the sum over t = 2 … T from a few t for each image."""
     last = torch.ones(len(x0), dtype=torch.int64)
     total = prior_kl(schedule, x0) + vlb_at(denoiser, schedule, x0, last, generator)

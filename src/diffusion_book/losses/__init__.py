@@ -7,13 +7,13 @@ same weight then means the same objective. EDM's loss is `simple_loss` with the 
 """
 
 from diffusion_book.losses.bound import VLB, hybrid_loss, reconstruction, vlb, vlb_at
-from diffusion_book.losses.denoising import LEAST_LOG_SNR, Weight, edm, min_snr, p2, simple_loss, vdm, weight_of
+from diffusion_book.losses.denoising import LEAST_LOG_SNR, Weighting, edm, min_snr, p2, simple_loss, vdm, weight_of
 from diffusion_book.losses.times import by_time, draw_logit_normal_times, draw_sigma_times, draw_times
 
 __all__ = [
     "LEAST_LOG_SNR",
     "VLB",
-    "Weight",
+    "Weighting",
     "by_time",
     "draw_logit_normal_times",
     "draw_sigma_times",

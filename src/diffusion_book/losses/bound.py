@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_batch
+from diffusion_book._double import in_double
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.conditions import Conditions
-from diffusion_book.denoise import WithVariance, run_network, x0_of
+from diffusion_book.denoise import Denoiser, run_network, v_of, x0_of
 from diffusion_book.losses.denoising import check_examples
 from diffusion_book.predictions import Prediction, target, to_x0
 from diffusion_book.process import add_noise, check_discrete, learned_std, posterior, posterior_kl, prior_kl
@@ -44,7 +45,7 @@ class VLB(NamedTuple):
 
 @torch.no_grad()
 def vlb(
-    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    denoiser: Denoiser,
     schedule: Discrete,
     x0: Tensor,
     generator: Generators,
@@ -57,7 +58,7 @@ def vlb(
     and Dhariwal 2021, section 3.1).
 
     Args:
-        denoiser: (x_t, t) → x̂0; or x̂0 and v, as one made by `denoise.from_network_with_variance`.
+        denoiser: (x_t, t) → x̂0; or x̂0 and v, as a `denoise.Estimate`.
         x0: [B, …] in [−1, 1] where there are levels.
         generator: the source of the noise; or one for each example.
         levels: of each pixel; its probability is then that of its bin, as in `reconstruction`. None for densities.
@@ -68,14 +69,14 @@ def vlb(
     """
     check_discrete(schedule)
     check_batch(x0)
-    times = (torch.full((len(x0),), t) for t in range(1, schedule.T + 1))
+    times = (torch.full((len(x0),), t, device="cpu") for t in range(1, schedule.T + 1))
     terms = [vlb_at(denoiser, schedule, x0, t, generator, levels) for t in times]  # L_0, L_1, …
     return VLB(prior_kl(schedule, x0), torch.stack(terms[1:], 1), terms[0])
 
 
 @torch.no_grad()
 def vlb_at(
-    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    denoiser: Denoiser,
     schedule: Discrete,
     x0: Tensor,
     t: Tensor,
@@ -93,12 +94,12 @@ def vlb_at(
     check_examples(x0, t)
     xt = add_noise(schedule, x0, t, randn_like(x0, generator))
     answer = denoiser(xt, t.to(x0.device))
-    x0_hat = x0_of(answer)
-    for part in answer if isinstance(answer, WithVariance) else [x0_hat]:
-        if part.shape != x0.shape:
+    x0_hat, v = x0_of(answer), v_of(answer)
+    for part in (x0_hat, v):
+        if part is not None and part.shape != x0.shape:
             raise ValueError(f"the denoiser must return the shape of x_t, {tuple(x0.shape)}, got {tuple(part.shape)}")
-    if isinstance(answer, WithVariance):
-        mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, answer.v.to(x0), t)
+    if v is not None:
+        mean, std = posterior(schedule, xt, x0_hat, t).mean, learned_std(schedule, v.to(x0), t)
         return _bound_at(schedule, xt, x0, mean, std, t, levels)
     last = t == 1  # the reconstruction costs more than the rest, and is left out where it is not asked for
     term = x0.new_empty(len(x0))
@@ -133,6 +134,22 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
         ValueError: x0 is not [B, …] of floating point numbers, or not in [−1, 1] where there are levels; mean or std
             does not fit; or levels is not a whole number of at least 2.
     """
+    _check_reconstruction(x0, mean, std, levels)
+    if levels is None:
+        log_p = -0.5 * (((x0 - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
+        return -log_p.flatten(1).sum(1)
+    like, half = x0, 1 / (levels - 1)
+    # In float32 the gradient of log_ndtr is 4 % off at −1000 and nothing at −100,000, where a bad mean can be.
+    x0, mean, std = in_double(x0), in_double(mean), in_double(std)
+    # By symmetry the tail that is computed is the small one, so that no probability rounds to 1 − 1.
+    offset = -(x0 - mean).abs()
+    near, far = torch.special.log_ndtr((offset + half) / std), torch.special.log_ndtr((offset - half) / std)
+    inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-16)))
+    edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
+    return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1).to(like)
+
+
+def _check_reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None) -> None:
     check_batch(x0)
     spread = std.ndim <= x0.ndim and all(n in (1, m) for n, m in zip(reversed(std.shape), reversed(x0.shape)))
     if mean.shape != x0.shape or not spread:
@@ -141,21 +158,11 @@ def reconstruction(x0: Tensor, mean: Tensor, std: Tensor, levels: int | None = 2
             f"{tuple(mean.shape)} and {tuple(std.shape)}"
         )
     if levels is None:
-        log_p = -0.5 * (((x0 - mean) / std) ** 2 + math.log(2 * math.pi)) - std.log()
-        return -log_p.flatten(1).sum(1)
+        return
     if not isinstance(levels, Integral) or levels < 2:
         raise ValueError(f"levels must be a whole number of at least 2, got {levels}; None for data without levels")
     if not bool((x0.abs() <= 1 + 1e-6).all()):  # nor NaN
         raise ValueError(f"values with levels must lie in [−1, 1], got {x0.min().item():.4g} … {x0.max().item():.4g}")
-    dtype, half = x0.dtype, 1 / (levels - 1)
-    # In float32 the gradient of log_ndtr is 4 % off at −1000 and nothing at −100,000, where a bad mean can be.
-    x0, mean, std = x0.double(), mean.double(), std.double()
-    # By symmetry the tail that is computed is the small one, so that no probability rounds to 1 − 1.
-    offset = -(x0 - mean).abs()
-    near, far = torch.special.log_ndtr((offset + half) / std), torch.special.log_ndtr((offset - half) / std)
-    inside = near + torch.log(-torch.expm1((far - near).clamp(max=-1e-16)))
-    edge = torch.special.log_ndtr((half - x0.sign() * (x0 - mean)) / std)
-    return -torch.where(x0.abs() > 1 - half, edge, inside).flatten(1).sum(1).to(dtype)
 
 
 def hybrid_loss(
@@ -179,10 +186,8 @@ def hybrid_loss(
         ValueError: as for `simple_loss` and `reconstruction`; the output has other than twice the channels; the
             schedule has no steps; or vlb_weight is negative or not finite.
     """
-    check_discrete(schedule)
     check_examples(x0, t)
-    if not 0 <= vlb_weight < math.inf:
-        raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")
+    _check_hybrid(schedule, vlb_weight)
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, conditions).to(x0)
     wanted = (len(x0), 2 * x0.shape[1], *x0.shape[2:])
@@ -195,3 +200,9 @@ def hybrid_loss(
     std = learned_std(schedule, v, t)
     bound = _bound_at(schedule, xt, x0, mean, std, t, levels)
     return simple + vlb_weight * schedule.T * bound / x0[0].numel()
+
+
+def _check_hybrid(schedule: Discrete, vlb_weight: float) -> None:
+    check_discrete(schedule)
+    if not 0 <= vlb_weight < math.inf:
+        raise ValueError(f"vlb_weight must be finite and not negative, got {vlb_weight}; 0.001 is usual")

@@ -13,7 +13,7 @@ from diffusion_book.predictions import Prediction, coefficients, target
 from diffusion_book.process import add_noise
 from diffusion_book.schedules import Schedule
 
-Weight = Callable[[Schedule, Tensor], Tensor]
+Weighting = Callable[[Schedule, Tensor], Tensor]
 
 
 def simple_loss(
@@ -24,7 +24,7 @@ def simple_loss(
     eps: Tensor,
     prediction: Prediction = "eps",
     conditions: Conditions | None = None,
-    weight: Weight | None = None,
+    weight: Weighting | None = None,
 ) -> Tensor:
     """The mean squared error of a prediction at one time each, L_simple where it is ε (Ho et al. 2020, equation 14).
 
@@ -56,7 +56,7 @@ def simple_loss(
     return loss if weight is None else weight_of(weight, prediction, schedule, t).to(loss) * loss
 
 
-def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
+def weight_of(weight: Weighting, prediction: Prediction, schedule: Schedule, t: Tensor) -> Tensor:
     """The factor, float64, that turns the squared error of a prediction into the weighted squared error in ε.
 
     At a given x_t an error δ in ε is one of −σ δ in x0, with σ = b/a, and so of (q − p σ) δ in p x0 + q ε (as in
@@ -74,7 +74,7 @@ def weight_of(weight: Weight, prediction: Prediction, schedule: Schedule, t: Ten
     return factor
 
 
-def min_snr(gamma: float = 5.0) -> Weight:
+def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, γ) on the error in x0, so min(1, γ/SNR) on that in ε (Hang et al. 2023, section 3.4). Chapter 4.
 
     On v it comes to min(SNR, γ)/(SNR + 1); leaving out the + 1 is a known mistake.
@@ -83,7 +83,7 @@ def min_snr(gamma: float = 5.0) -> Weight:
     return lambda schedule, t: (gamma * torch.exp(-_log_snr(schedule, t))).clamp(max=1)
 
 
-def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
+def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
     """1/(k + SNR)^γ: less for the invisible noise at small t (Choi et al. 2022, section 3). Chapter 4."""
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma must be finite and not negative, got {gamma}; 0 weighs all times alike")
@@ -91,7 +91,7 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
     return lambda schedule, t: (k + torch.exp(_log_snr(schedule, t))) ** -gamma
 
 
-def vdm() -> Weight:
+def vdm() -> Weighting:
     """−½ λ̇ T: over uniform times its mean is the diffusion part of −ELBO (Kingma et al. 2021, section 5). Chapter 4.
 
     In nats, for continuous time, and for each dimension, since losses here are means over dimensions. At the data it
@@ -107,7 +107,7 @@ def vdm() -> Weight:
     return weight
 
 
-def edm() -> Weight:
+def edm() -> Weighting:
     """(σ² + σ_d²)/(σ σ_d)² on the error in x0, which is 1 on that in F (Karras et al. 2022, table 1). Chapter 4."""
     return lambda schedule, t: 1 + torch.exp(-_log_snr(schedule, t)) / schedule.sigma_data**2
 

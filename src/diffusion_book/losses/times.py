@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least, positive
+from diffusion_book._double import in_double, real_on
 from diffusion_book.schedules import Discrete, Schedule
 
 
@@ -20,7 +21,7 @@ def draw_times(schedule: Schedule, batch_size: int, generator: torch.Generator) 
     _check_draw(batch_size, generator)
     if isinstance(schedule, Discrete):
         return torch.randint(1, schedule.T + 1, (batch_size,), generator=generator, device=generator.device)
-    u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+    u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=real_on(generator.device))
     return schedule.T * (1 - u)
 
 
@@ -32,7 +33,7 @@ def draw_logit_normal_times(
     Chapter 15 uses it.
     """
     _check_draw(batch_size, generator, mean, std)
-    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=real_on(generator.device))
     t = schedule.T * torch.sigmoid(mean + std * z)
     return t.ceil().long().clamp(1, schedule.T) if isinstance(schedule, Discrete) else t
 
@@ -42,8 +43,9 @@ def draw_sigma_times(
 ) -> Tensor:
     """The times at which ln σ ~ N(mean, std²), cut off at T (Karras et al. 2022, table 1). Chapter 4."""
     _check_draw(batch_size, generator, mean, std)
-    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
-    return schedule.time_at(-2 * (mean + std * z)).to(generator.device)
+    z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=real_on(generator.device))
+    t = schedule.time_at(-2 * (mean + std * z))
+    return t.to(z.device, z.dtype if t.is_floating_point() else t.dtype)
 
 
 def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
@@ -54,15 +56,20 @@ def by_time(losses: Tensor, t: Tensor, T: float, bins: int = 10) -> Tensor:
     Raises:
         ValueError: losses and t are not [B] both; t is outside 0 … T; T is not positive; or there are no bins.
     """
+    _check_losses(losses, t, T, bins)
+    losses = in_double(losses.detach())
+    part = (in_double(t).to(losses.device) * bins / T).ceil().long().clamp(1, bins) - 1
+    total = losses.new_zeros(bins).index_add_(0, part, losses)
+    return total / torch.bincount(part, minlength=bins)
+
+
+def _check_losses(losses: Tensor, t: Tensor, T: float, bins: int) -> None:
     if losses.shape != t.shape or losses.ndim != 1:
         raise ValueError(f"give one time for each loss, got {tuple(t.shape)} times and {tuple(losses.shape)} losses")
     positive("T", T)
     at_least(1, bins=bins)
     if not bool(((t >= 0) & (t <= T)).all()):
         raise ValueError(f"t must lie in 0 … T = {T:g}, got {t.min().item():.6g} … {t.max().item():.6g}")
-    part = (t.to(losses.device).double() * bins / T).ceil().long().clamp(1, bins) - 1
-    total = torch.zeros(bins, dtype=torch.float64, device=losses.device).index_add_(0, part, losses.detach().double())
-    return total / torch.bincount(part, minlength=bins)
 
 
 def _check_draw(batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0) -> None:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_book._double import real_on
 from diffusion_book._random import Generators, randn_like
-from diffusion_book.denoise import Denoiser, WithVariance, x0_of
+from diffusion_book.denoise import Answer, Denoiser, x0_of
 from diffusion_book.process import posterior_between
 from diffusion_book.samplers.grids import Times, check_times
 from diffusion_book.schedules import Level, Schedule
@@ -140,19 +141,17 @@ def denoise_at(denoiser: Denoiser, xt: Tensor, m: Move, t: int | float | None = 
 
 
 def batch_of_times(xt: Tensor, t: int | float) -> Tensor:
-    """[B] copies of t: int64 for integer times, else float64."""
+    """[B] copies of t where x_t is: int64 for integer times, else float64, or float32 where the device has no other."""
     if not (isinstance(xt, Tensor) and xt.is_floating_point()):
         found = xt.dtype if isinstance(xt, Tensor) else type(xt).__name__
         raise ValueError(f"a batch must be floating point, got {found}; start from start_noise or from add_noise")
-    dtype = torch.long if isinstance(t, int) else torch.float64
+    dtype = torch.long if isinstance(t, int) else real_on(xt.device)
     return torch.full((), t, dtype=dtype, device=xt.device).expand(xt.shape[0])
 
 
-def check_estimate(
-    estimate: Tensor | WithVariance, xt: Tensor, t: int | float | Tensor, step: Move | str, what: str = "x̂0"
-) -> Tensor:
+def check_estimate(answer: Answer, xt: Tensor, t: int | float | Tensor, step: Move | str, what: str = "x̂0") -> Tensor:
     """Return a denoiser's x̂0, or `what` else, in x_t's dtype; raise where it has not x_t's shape, or is not finite."""
-    x0_hat = estimate if isinstance(estimate, Tensor) else x0_of(estimate)
+    x0_hat = answer if isinstance(answer, Tensor) else x0_of(answer)
     if x0_hat.shape != xt.shape:
         found, time = tuple(x0_hat.shape), _time_of(0, t)
         raise ValueError(f"the denoiser must return {what} of shape {tuple(xt.shape)}, got {found} at t = {time:g}")
@@ -169,7 +168,7 @@ def _time_of(example: int, t: int | float | Tensor) -> int | float:
     return t[example].item() if isinstance(t, Tensor) else t
 
 
-def check_order(order: int) -> None:
-    """A ValueError unless it is one of the orders that multistep solvers here have."""
-    if not isinstance(order, Integral) or order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order!r}")
+def check_generator(name: str, amount: float, generator: Generators | None) -> None:
+    """A ValueError for noise without a generator."""
+    if amount > 0 and generator is None:
+        raise ValueError(f"{name} > 0 draws noise, so pass a torch.Generator; {name} = 0 needs none")

@@ -8,10 +8,10 @@ them as "euler" and "euler_ancestral", on the times that they are used with.
 
 from torch import Tensor
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, share
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
+from diffusion_book.samplers.common import Callback, Step, check_generator, combine, denoise_at, walk
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
@@ -44,10 +44,8 @@ def ddim(
 
     Source: Song et al. 2021a, equation 12, with η as in equation 16.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1] (0 deterministic, 1 ancestral), got {eta}")
-    if eta > 0 and generator is None:
-        raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
+    share("eta", eta, "0 deterministic, 1 ancestral")
+    check_generator("eta", eta, generator)
     for m in walk(schedule, times):
         x0_hat = denoise_at(denoiser, xt, m)
         std = eta * m.std

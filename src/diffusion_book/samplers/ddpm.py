@@ -1,12 +1,12 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2). Derived in chapter 3, built in chapter 6."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from diffusion_book._checks import one_of
 from diffusion_book._random import Generators, randn_like
-from diffusion_book.denoise import WithVariance
+from diffusion_book.denoise import Answer, Denoiser, v_of
 from diffusion_book.process import learned_std, step_coefficients
 from diffusion_book.samplers.common import Callback, Move, Step, batch_of_times, check_estimate, combine, walk
 from diffusion_book.samplers.grids import Times
@@ -16,7 +16,7 @@ Variance = Literal["small", "large", "learned"]
 
 
 def ddpm(
-    denoiser: Callable[[Tensor, Tensor], Tensor | WithVariance],
+    denoiser: Denoiser,
     schedule: Schedule,
     xt: Tensor,
     times: Times,
@@ -28,7 +28,7 @@ def ddpm(
     """Walk back from x_t to data, drawing each x_s from q(x_s | x_t, x̂0).
 
     Args:
-        denoiser: (x_t, t) → x̂0; for a learned variance one made by `denoise.from_network_with_variance`.
+        denoiser: (x_t, t) → x̂0; for a learned variance `denoise.from_network(…, learned_variance=True)`.
         xt: [B, …] the start, at times[0]: `start_noise(shape, generator)` when that is T.
         times: falling times that end in 0; `uniform_times(schedule, T)` visits every step, fewer skip.
         variance: "small" is the posterior's variance (right for data at one point), "large" is that of the forward
@@ -43,30 +43,28 @@ def ddpm(
     Raises:
         ValueError: variance is another; or it is "learned" and the denoiser says none.
     """
-    if variance not in ("small", "large", "learned"):
-        raise ValueError(f"variance must be 'small', 'large' or 'learned', got {variance!r}")
+    one_of("variance", variance, get_args(Variance))
     for m in walk(schedule, times):
-        estimate = denoiser(xt, batch_of_times(xt, m.t))
-        x0_hat = check_estimate(estimate, xt, m.t, m)
+        answer = denoiser(xt, batch_of_times(xt, m.t))
+        x0_hat = check_estimate(answer, xt, m.t, m)
         xs = combine(m.c_t, xt, (m.c_0, x0_hat))
         if m.s > 0:
-            xs = xs + _std(variance, schedule, estimate, xt, m) * randn_like(xt, generator)
+            xs = xs + _std(variance, schedule, answer, xt, m) * randn_like(xt, generator)
         xt = xs
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt
 
 
-def _std(
-    variance: Variance, schedule: Schedule, estimate: Tensor | WithVariance, xt: Tensor, m: Move
-) -> Tensor | float:
+def _std(variance: Variance, schedule: Schedule, answer: Answer, xt: Tensor, m: Move) -> Tensor | float:
     if variance == "small":
         return m.std
     if variance == "large":
         return float(step_coefficients(schedule, m.t, m.s)[1])
-    if not isinstance(estimate, WithVariance):
+    if (v := v_of(answer)) is None:
         raise ValueError(
-            "variance='learned' needs a denoiser that returns x̂0 and v: make it with denoise.from_network_with_variance"
+            "variance='learned' needs a denoiser that returns x̂0 and v: make it with "
+            "denoise.from_network(…, learned_variance=True)"
         )
-    check_estimate(estimate.v, xt, m.t, m, "v")
-    return learned_std(schedule, estimate.v, m.t, m.s)
+    check_estimate(v, xt, m.t, m, "v")
+    return learned_std(schedule, v, m.t, m.s)

@@ -4,9 +4,10 @@ import math
 
 from torch import Tensor
 
+from diffusion_book._checks import one_of
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, check_order, combine, denoise_at, walk
+from diffusion_book.samplers.common import Callback, Step, check_generator, combine, denoise_at, walk
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
@@ -47,11 +48,8 @@ def dpm_solver(
     authors' code and its descendants take half of the parabola's curvature, which makes them second-order; here it is
     taken whole, and the test on an exact ODE finds order 3.
     """
-    check_order(order)
-    if not 0 <= eta < math.inf:
-        raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
-    if eta > 0 and generator is None:
-        raise ValueError("eta > 0 draws noise, so pass a torch.Generator; eta = 0 needs none")
+    one_of("order", order, (1, 2, 3))
+    _check_eta(eta, generator)
     x0_hats: list[Tensor] = []  # newest first
     lengths: list[float] = []  # in ℓ, of the steps from all but the newest of them
     for m in walk(schedule, times):
@@ -68,6 +66,12 @@ def dpm_solver(
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt
+
+
+def _check_eta(eta: float, generator: Generators | None) -> None:
+    if not 0 <= eta < math.inf:
+        raise ValueError(f"eta must be finite and not negative (0 is the ODE, 1 the SDE), got {eta}")
+    check_generator("eta", eta, generator)
 
 
 def _weights(h: float, lengths: list[float], eta: float) -> list[float]:

@@ -23,7 +23,7 @@ def uniform_times(schedule: Schedule, steps: int) -> Times:
     diffusers calls it "trailing" (Lin et al. 2024, section 3.3).
     """
     _check_steps(schedule, steps)
-    return _finish(schedule, torch.linspace(schedule.T, 0, steps + 1, dtype=torch.float64))
+    return _finish(schedule, torch.linspace(schedule.T, 0, steps + 1, dtype=torch.float64, device="cpu"))
 
 
 def leading_times(schedule: Discrete, steps: int) -> Times:
@@ -42,7 +42,7 @@ def leading_times(schedule: Discrete, steps: int) -> Times:
 def quadratic_times(schedule: Schedule, steps: int) -> Times:
     """√t is evenly spaced: more steps near the data (Song et al. 2021a, appendix D.2). Chapter 7."""
     _check_steps(schedule, steps)
-    return _finish(schedule, schedule.T * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2)
+    return _finish(schedule, schedule.T * torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu") ** 2)
 
 
 def karras_times(
@@ -64,7 +64,7 @@ def karras_times(
     if not 1 <= rho <= 1000:
         raise ValueError(f"rho must lie in 1 … 1000, got {rho}; 7 is the usual choice")  # beyond, powers lose σ_min
     low, high = _sigma_range(schedule, sigma_min, sigma_max)
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     sigma = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return _at_sigmas(schedule, sigma)
 
@@ -78,7 +78,7 @@ def log_snr_times(
     """
     _check_steps(schedule, steps)
     low, high = _sigma_range(schedule, sigma_min, sigma_max)
-    ramp = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64)
+    ramp = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64, device="cpu")
     return _at_sigmas(schedule, ramp.exp())
 
 
@@ -113,14 +113,15 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
 def _at_sigmas(schedule: Schedule, sigma: Tensor) -> Times:
     times = schedule.time_at(-2 * sigma.log()).double()
     times[0] = schedule.T
-    return _finish(schedule, torch.cat([times, torch.zeros(1, dtype=torch.float64)]))
+    return _finish(schedule, torch.cat([times, times.new_zeros(1)]))
 
 
 def _finish(schedule: Schedule, times: Tensor) -> Times:
     """Floats as they are; integers rounded and moved apart, so that each step is at least 1."""
     if not isinstance(schedule, Discrete):
         return times.tolist()
-    room = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)  # steps still to come after each time
+    # How many steps are still to come after each time.
+    room = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64, device="cpu")
     times = torch.maximum(times.round(), room)
     return (torch.cummin(times - room, 0).values + room).long().tolist()
 

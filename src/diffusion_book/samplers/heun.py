@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
+from diffusion_book.samplers.common import Callback, Step, check_generator, combine, denoise_at, walk
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Discrete, Schedule
 
@@ -56,14 +56,7 @@ def heun(
 
     Source: Karras et al. 2022, algorithm 2.
     """
-    if not (0 <= churn < math.inf and 0 <= churn_noise < math.inf):
-        raise ValueError(f"churn and churn_noise must be finite and not negative, got {churn} and {churn_noise}")
-    if not 0 <= churn_from <= churn_to:
-        raise ValueError(f"expected 0 ≤ churn_from ≤ churn_to, which are noises σ, got {churn_from} and {churn_to}")
-    if churn > 0 and generator is None:
-        raise ValueError("churn > 0 draws noise, so pass a torch.Generator; churn = 0 needs none")
-    if churn > 0 and isinstance(schedule, Discrete):
-        raise ValueError("churn visits times between the integers: sample on schedule.continuous()")
+    _check_churn(schedule, churn, churn_from, churn_to, churn_noise, generator)
     if not max_fall > 1:
         raise ValueError(f"max_fall is a ratio σ_t/σ_s and must be above 1, got {max_fall}; inf corrects every step")
     moves = walk(schedule, times)
@@ -90,6 +83,23 @@ def heun(
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt
+
+
+def _check_churn(
+    schedule: Schedule,
+    churn: float,
+    churn_from: float,
+    churn_to: float,
+    churn_noise: float,
+    generator: Generators | None,
+) -> None:
+    if not (0 <= churn < math.inf and 0 <= churn_noise < math.inf):
+        raise ValueError(f"churn and churn_noise must be finite and not negative, got {churn} and {churn_noise}")
+    if not 0 <= churn_from <= churn_to:
+        raise ValueError(f"expected 0 ≤ churn_from ≤ churn_to, which are noises σ, got {churn_from} and {churn_to}")
+    check_generator("churn", churn, generator)
+    if churn > 0 and isinstance(schedule, Discrete):
+        raise ValueError("churn visits times between the integers: sample on schedule.continuous()")
 
 
 def _at_sigma(schedule: Schedule, sigma: float) -> tuple[float, float, float]:

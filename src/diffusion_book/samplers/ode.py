@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import check_floating
+from diffusion_book._checks import check_floating, one_of
+from diffusion_book._double import in_double, real_on
 from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
 from diffusion_book.samplers.common import Callback, Step, check_estimate
@@ -74,7 +75,7 @@ def probability_flow(
     Prince 1980), with which tests compare.
     """
     last, first = _angles(schedule, xt, sigma_min, rtol, atol)
-    step = _walk(denoiser, schedule, xt.double() / schedule.prior_std, xt.dtype, first, last, rtol, atol, callback)
+    step = _walk(denoiser, schedule, in_double(xt) / schedule.prior_std, xt, first, last, rtol, atol, callback)
     if callback is not None:
         callback(Step(step.s, 0 * step.s, step.x0_hat, step.x0_hat))
     return step.x0_hat
@@ -98,7 +99,7 @@ def encode(
     Source: Song et al. 2021b, section 4.3.
     """
     first, last = _angles(schedule, x0, sigma_min, rtol, atol)
-    return _walk(denoiser, schedule, math.cos(first) * x0.double(), x0.dtype, first, last, rtol, atol, callback).xs
+    return _walk(denoiser, schedule, math.cos(first) * in_double(x0), x0, first, last, rtol, atol, callback).xs
 
 
 def log_likelihood(
@@ -130,17 +131,15 @@ def log_likelihood(
             gradient.
         RuntimeError: as `probability_flow`.
     """
-    if divergence not in ("exact", "hutchinson"):
-        raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
-    if divergence == "hutchinson" and generator is None:
-        raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
+    _check_divergence(divergence, generator)
     first, last = _angles(schedule, x0, sigma_min, rtol, atol)
-    probe = None if generator is None or divergence == "exact" else randn_like(x0.double(), generator).sign()
-    start = torch.cat([math.cos(first) * x0.double().flatten(1), x0.new_zeros(len(x0), 1, dtype=torch.float64)], 1)
+    x = in_double(x0)
+    probe = None if generator is None or divergence == "exact" else randn_like(x, generator).sign()
+    start = torch.cat([math.cos(first) * x.flatten(1), x.new_zeros(len(x), 1)], 1)
 
     def velocity(phi: Tensor, state: Tensor, step: str) -> Tensor:
         y = state[:, :-1].reshape(x0.shape)
-        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0.dtype, step)
+        v, div = _v_and_divergence(denoiser, schedule, y, phi, probe, x0, step)
         return torch.cat([v.flatten(1), div[:, None]], 1)
 
     for _, _, state, _ in _dormand_prince(velocity, start, first, last, rtol, atol):
@@ -150,19 +149,25 @@ def log_likelihood(
     return log_normal + gained + y.shape[1] * math.log(math.cos(first))
 
 
+def _check_divergence(divergence: str, generator: Generators | None) -> None:
+    one_of("divergence", divergence, ("exact", "hutchinson"))
+    if divergence == "hutchinson" and generator is None:
+        raise ValueError("Hutchinson's estimate draws random signs, so pass a torch.Generator")
+
+
 def _v_and_divergence(
     denoiser: Denoiser,
     schedule: Schedule,
     y: Tensor,
     phi: Tensor,
     probe: Tensor | None,
-    dtype: torch.dtype,
+    like: Tensor,
     step: str,
 ) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
         # What inference_mode made has no gradient, even where that mode is off; a copy has.
         y = (y.clone() if y.is_inference() else y.detach()).requires_grad_(True)
-        v, x0_hat = _velocity(denoiser, schedule, y, phi, dtype, step)
+        v, x0_hat = _velocity(denoiser, schedule, y, phi, like, step)
         if not x0_hat.requires_grad:
             raise ValueError(
                 "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
@@ -180,12 +185,12 @@ def _v_and_divergence(
 
 
 def _velocity(
-    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: Tensor, dtype: torch.dtype, step: str
+    denoiser: Denoiser, schedule: Schedule, y: Tensor, phi: Tensor, like: Tensor, step: str
 ) -> tuple[Tensor, Tensor]:
-    """v = dy/dφ = (cos φ y − x̂0)/sin φ in y's dtype, and that x̂0; the denoiser is asked in the batch's own dtype."""
+    """v = dy/dφ = (cos φ y − x̂0)/sin φ in double, and that x̂0; the denoiser is asked with a batch like the start."""
     t, scale = _at_angle(schedule, phi)
-    xt = (expand(scale, y) * y).to(dtype)
-    x0_hat = check_estimate(denoiser(xt, t.to(xt.device)), xt, t, step).to(y)
+    xt = (expand(scale, y) * y).to(like)
+    x0_hat = in_double(check_estimate(denoiser(xt, t.to(xt.device, real_on(xt.device))), xt, t, step))
     return (expand(phi.cos(), y) * y - x0_hat) / expand(phi.sin(), y), x0_hat
 
 
@@ -193,23 +198,23 @@ def _walk(
     denoiser: Denoiser,
     schedule: Schedule,
     y: Tensor,
-    dtype: torch.dtype,
+    like: Tensor,
     first: float,
     last: float,
     rtol: float,
     atol: float,
     callback: Callback | None,
 ) -> Step:
-    """The last of the steps from `first` to `last`, in the batch's dtype; the callback is told of each."""
+    """The last of the steps from `first` to `last`, with tensors like the batch; the callback is told of each."""
 
     def velocity(phi: Tensor, y: Tensor, step: str) -> Tensor:
         with torch.no_grad():
-            return _velocity(denoiser, schedule, y, phi, dtype, step)[0]
+            return _velocity(denoiser, schedule, y, phi, like, step)[0]
 
     for before, phi, ys, v in _dormand_prince(velocity, y.detach(), first, last, rtol, atol):
         s, scale = _at_angle(schedule, phi)
         x0_hat = expand(phi.cos(), ys) * ys - expand(phi.sin(), ys) * v  # which `velocity` made v of
-        step = Step(_at_angle(schedule, before)[0], s, (expand(scale, ys) * ys).to(dtype), x0_hat.to(dtype))
+        step = Step(_at_angle(schedule, before)[0], s, (expand(scale, ys) * ys).to(like), x0_hat.to(like))
         if callback is not None:
             callback(step)
     return step
@@ -222,7 +227,7 @@ def _dormand_prince(
 
     Whose error is too large stays where it was, and tries again with a smaller step.
     """
-    phi = torch.full((len(y),), first, dtype=torch.float64)
+    phi = torch.full((len(y),), first, dtype=torch.float64, device="cpu")
     length = torch.full_like(phi, abs(last - first) / 100)
     again = torch.zeros_like(phi, dtype=torch.bool)
     slope = velocity(phi, y, "step 1")

@@ -46,8 +46,7 @@ def predictor_corrector(
         ValueError: corrections is negative or no whole number, or snr outside (0, 1).
     """
     at_least(0, corrections=corrections)
-    if not 0 < snr < 1:
-        raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")
+    _check_snr(snr)
     for m in walk(schedule, times):
         x0_hat = denoise_at(denoiser, xt, m)
         xs = combine(m.c_t, xt, (m.c_0, x0_hat))
@@ -62,3 +61,8 @@ def predictor_corrector(
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt
+
+
+def _check_snr(snr: float) -> None:
+    if not 0 < snr < 1:
+        raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")

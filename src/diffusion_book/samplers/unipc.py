@@ -5,8 +5,9 @@ import math
 import numpy as np
 from torch import Tensor
 
+from diffusion_book._checks import one_of
 from diffusion_book.denoise import Denoiser
-from diffusion_book.samplers.common import Callback, Move, Step, check_order, combine, denoise_at, walk
+from diffusion_book.samplers.common import Callback, Move, Step, combine, denoise_at, walk
 from diffusion_book.samplers.grids import Times
 from diffusion_book.schedules import Schedule
 
@@ -41,7 +42,7 @@ def unipc(
     Source: Zhao et al. 2023, theorem 3.1 and algorithms 5 to 8; the variant B(h) = e^h − 1 ("bh2") on x̂0, as in
     diffusers, with which tests compare.
     """
-    check_order(order)
+    one_of("order", order, (1, 2, 3))
     known: list[tuple[Tensor, float]] = []  # the latest x̂0, newest last, each with its ℓ
     last: tuple[Tensor, Move] | None = None  # x at the start of the last step, and that step, for the corrector
     used = 1

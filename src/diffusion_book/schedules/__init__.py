@@ -4,7 +4,7 @@ Everywhere in this library t = 0 is data, t = T is noise, and x_t = a(t) x0 + b(
 integer times and β_t; a `Continuous` one has real times. Chapter 2 derives the schedules, chapter 6 builds the class.
 """
 
-from diffusion_book.schedules.base import Continuous, Level, Schedule, Time, expand
+from diffusion_book.schedules.base import Continuous, Level, Schedule, Time, as_tensor, expand
 from diffusion_book.schedules.continuous import EDM, VP, Cosine, Flow
 from diffusion_book.schedules.discrete import Discrete, cosine, linear, scaled_linear, sigmoid, zero_terminal_snr
 from diffusion_book.schedules.named import CONTINUOUS, SCHEDULES, by_name
@@ -21,6 +21,7 @@ __all__ = [
     "Level",
     "Schedule",
     "Time",
+    "as_tensor",
     "by_name",
     "cosine",
     "expand",

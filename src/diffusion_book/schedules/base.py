@@ -111,15 +111,19 @@ class Schedule(ABC):
     def check_time(self, t: Time, noisy: bool = False) -> Tensor:
         """Return t on the CPU in this schedule's kind of number, or say what is wrong; `noisy` leaves out t = 0."""
 
-    def _check_range(self, t: Tensor, noisy: bool, times: str) -> None:
+    def _in_range(self, t: Tensor, noisy: bool, times: str) -> Tensor:
+        """t, where all of it is in range; T itself may have been rounded up, by t's dtype or on the way by float32."""
         if not t.numel():
-            return
+            return t
         low, high = (value.item() for value in t.detach().aminmax())
+        if self.T < high <= max(torch.tensor(self.T, dtype=kind).item() for kind in (t.dtype, torch.float32)):
+            return self._in_range(t.double().clamp(max=self.T), noisy, times)
         if not (low >= 0 and high <= self.T) or (noisy and low == 0):
             raise ValueError(
                 f"t must lie in {times} (0 is data, {self.T:.6g} is noise), got "
                 + (f"{low:.6g} … {high:.6g}" if t.numel() > 1 else f"{low:.6g}")
             )
+        return t
 
     @abstractmethod
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,9 +155,7 @@ class Continuous(Schedule):
         times = f"{'(' if noisy else '['}0, {self.T:.6g}]"
         if t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be a real number in {times}, got dtype {t.dtype}")
-        t = t.double()
-        self._check_range(t, noisy, times)
-        return t
+        return self._in_range(t, noisy, times).double()
 
     def clock(self, t: Tensor) -> Tensor:
         """1000 t/T, so that an embedding made for a thousand steps resolves it."""
@@ -166,7 +168,10 @@ def angle_at(log_snr: Tensor) -> Tensor:
 
 
 def as_tensor(t: Time) -> Tensor:
-    """t on the CPU; a Python float would become float32, and 0.1 another time than the 0.1 of a float64 tensor."""
+    """Numbers on the CPU, floats of Python in float64: as float32, 0.1 would be another time than 0.1 elsewhere.
+
+    Chapter 6.
+    """
     if isinstance(t, Tensor):
         return t.cpu()
     tensor = torch.as_tensor(t, device="cpu")

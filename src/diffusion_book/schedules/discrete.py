@@ -28,7 +28,7 @@ class Discrete(Schedule):
     T: int
 
     def __init__(self, beta: Tensor) -> None:
-        beta = torch.as_tensor(beta, dtype=torch.float64)
+        beta = as_tensor(beta).double()
         if beta.ndim != 1 or len(beta) < 2:
             raise ValueError(
                 f"beta must be a 1-D tensor of at least T = 2 steps, got shape {tuple(beta.shape)}; "
@@ -42,7 +42,7 @@ class Discrete(Schedule):
         if bool((beta[:-1] == 1).any()):
             raise ValueError("only β_T may be 1, got a 1 before it; nothing of x0 is left to take steps on after that")
         self.T = len(beta)
-        self.beta = torch.cat([torch.zeros(1, dtype=torch.float64), beta])
+        self.beta = torch.cat([beta.new_zeros(1), beta])
         self.alpha = 1 - self.beta
         # Summing log1p keeps 1 − ᾱ exact at small t, where 1 − cumprod(α) would cancel.
         log_alpha_bar = torch.log1p(-self.beta).cumsum(0)
@@ -63,9 +63,7 @@ class Discrete(Schedule):
         t = as_tensor(t)
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise ValueError(f"t must be an integer in {int(noisy)} … {self.T}, got dtype {t.dtype}; use t.long()")
-        t = t.long()  # indexing would take bytes for a mask
-        self._check_range(t, noisy, f"{int(noisy)} … {self.T}")
-        return t
+        return self._in_range(t, noisy, f"{int(noisy)} … {self.T}").long()  # indexing would take bytes for a mask
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self._a_table[t], self._b_table[t]
@@ -121,13 +119,13 @@ class _Interpolated(Continuous):
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Discrete:
     """β rises linearly from β_1 to β_T (Ho et al. 2020, section 4). Chapter 2."""
     _check_betas(beta_1, beta_T)
-    return Discrete(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64))
+    return Discrete(torch.linspace(beta_1, beta_T, _steps(T), dtype=torch.float64, device="cpu"))
 
 
 def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012) -> Discrete:
     """√β rises linearly: the schedule of Stable Diffusion (Rombach et al. 2022). Chapter 2."""
     _check_betas(beta_1, beta_T)
-    return Discrete(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64) ** 2)
+    return Discrete(torch.linspace(beta_1**0.5, beta_T**0.5, _steps(T), dtype=torch.float64, device="cpu") ** 2)
 
 
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
@@ -136,7 +134,7 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete
         raise ValueError(
             f"expected 0 ≤ s < ∞ and beta_max in (0, 1], got {s} and {beta_max}; 0.008 and 0.999 are usual"
         )
-    t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+    t = torch.arange(_steps(T) + 1, dtype=torch.float64, device="cpu") / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
     return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
 
@@ -147,7 +145,7 @@ def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1
         raise ValueError(
             f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; −3, 3 and 1 are usual"
         )
-    t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+    t = torch.arange(_steps(T) + 1, dtype=torch.float64, device="cpu") / T
     curve = torch.sigmoid(-(start + (end - start) * t) / tau)
     alpha_bar = (curve - curve[-1]) / (curve[0] - curve[-1])
     alpha_bar = alpha_bar.clamp(min=1e-9)  # the curve ends in an exact zero, which no ε-prediction survives
@@ -163,7 +161,7 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
         raise ValueError(f"only a discrete schedule can be rescaled, got {schedule!r}; rescale it before continuous()")
     a = schedule.at(range(1, schedule.T + 1)).a
     a = (a - a[-1]) * a[0] / (a[0] - a[-1])
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), a**2])
+    alpha_bar = torch.cat([a.new_ones(1), a**2])
     return Discrete(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, drop
 from diffusion_book.losses import (
-    Weight,
+    Weighting,
     draw_logit_normal_times,
     draw_sigma_times,
     draw_times,
@@ -31,7 +31,7 @@ TIMES: dict[str, DrawTimes] = {
     "logit-normal": draw_logit_normal_times,
     "sigma": draw_sigma_times,
 }
-WEIGHTS: dict[str, Weight | None] = {"none": None, "min-snr": min_snr(), "p2": p2(), "vdm": vdm(), "edm": edm()}
+WEIGHTS: dict[str, Weighting | None] = {"none": None, "min-snr": min_snr(), "p2": p2(), "vdm": vdm(), "edm": edm()}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Denoising:
 
     schedule: Schedule
     prediction: Prediction = "v"
-    weight: Weight | None = None
+    weight: Weighting | None = None
     draw_times: DrawTimes = draw_times
     told: Collection[str] | None = None
     nothing: Conditions = field(default_factory=dict)
