@@ -16,7 +16,7 @@ class Kind(NamedTuple):
     meanings: Mapping[Any, Any] | None = None
 
 
-def one_of(values: Collection[Any], expected: str | None = None) -> Kind:
+def among(values: Collection[Any], expected: str | None = None) -> Kind:
     """Only these values; a mapping also says what ours calls each."""
     known = tuple(values)  # what comes may be a list, of which a mapping cannot be asked
     meanings = values if isinstance(values, Mapping) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diffusion_book.interop.diffusers.options import ANYTHING, POSITIVE, Kind, Option, Options, one_of
+from diffusion_book.interop.diffusers.options import ANYTHING, POSITIVE, Kind, Option, Options, among
 from diffusion_book.interop.diffusers.package import diffusers
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import EDM, Discrete, Flow, Schedule
@@ -51,14 +51,14 @@ _EDM = Options(
         "sigma_data": Option(0.5, POSITIVE, "sigma_data"),
         # What they call a prediction is F or −F: the sign with which it enters their x̂0.
         "prediction_type": Option(
-            "epsilon", one_of({"epsilon": 1, "v_prediction": -1}, "epsilon or v_prediction"), "sign"
+            "epsilon", among({"epsilon": 1, "v_prediction": -1}, "epsilon or v_prediction"), "sign"
         ),
     },
 )
 _FLOW = Options(
     "FlowMatchEulerDiscreteScheduler",
     {
-        "num_train_timesteps": Option(1000, one_of([1000], "1000, since our Flow tells a network 1000 t")),
+        "num_train_timesteps": Option(1000, among([1000], "1000, since our Flow tells a network 1000 t")),
         "invert_sigmas": Option(False, Kind(lambda value: not value, "False, with the noise at 1")),
     },
 )
@@ -66,7 +66,7 @@ _FLOW_INSTEAD_OF_BETAS = Options(
     "DPMSolverMultistepScheduler",
     {
         **_FLOW.table,
-        "prediction_type": Option("epsilon", one_of(["flow_prediction"], "flow_prediction on a flow")),
+        "prediction_type": Option("epsilon", among(["flow_prediction"], "flow_prediction on a flow")),
     },
 )
 _BETAS = Options(
@@ -76,11 +76,11 @@ _BETAS = Options(
         "trained_betas": Option(None, ANYTHING, "beta"),
         "prediction_type": Option(
             "epsilon",
-            one_of({"epsilon": "eps", "v_prediction": "v", "sample": "x0"}, "one of epsilon, v_prediction, sample"),
+            among({"epsilon": "eps", "v_prediction": "v", "sample": "x0"}, "one of epsilon, v_prediction, sample"),
             "prediction",
         ),
         "variance_type": Option("fixed_small", ANYTHING, "variance"),
-        "timestep_type": Option("discrete", one_of(["discrete"], "discrete, as DDPM counts its steps")),
+        "timestep_type": Option("discrete", among(["discrete"], "discrete, as DDPM counts its steps")),
     },
 )
 
