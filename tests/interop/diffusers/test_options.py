@@ -18,7 +18,7 @@ from diffusion_book.interop.diffusers.options import (
     SHARE,
     Option,
     Options,
-    one_of,
+    among,
 )
 
 
@@ -35,7 +35,7 @@ BOOK = Options(
         "sheets": Option(1, COUNT, "quires"),
         "pages": Option(4, COUNT),
         "soft": Option(True, NEGATED, "hard"),
-        "paper": Option("wove", one_of({"wove": "plain", "laid": "ribbed", "ribbed": "ribbed"}), "paper"),
+        "paper": Option("wove", among({"wove": "plain", "laid": "ribbed", "ribbed": "ribbed"}), "paper"),
     },
     rules,
     lambda o: {"leaves": o.pages // 2},
@@ -107,8 +107,8 @@ NEVER = [math.inf, -math.inf, math.nan, "1", "", [], {}, (), [None], {"a": 1}]
         (NAMES, [["a"], ("a", "b"), [""]], [1, "ab", None, ["a", 1], *NEVER]),
         (POSITIVE, [1, 0.5, 1e-9], [0, -1, True, None, *NEVER]),
         (SHARE, [0, 0.0, 0.5], [1, -0.1, True, False, None, *NEVER]),
-        (one_of([0, "a", None]), [0, "a", None], [1, "b", *NEVER]),
-        (one_of({"a": "b"}), ["a"], ["b", None, *NEVER]),
+        (among([0, "a", None]), [0, "a", None], [1, "b", *NEVER]),
+        (among({"a": "b"}), ["a"], ["b", None, *NEVER]),
         (ANYTHING, [None, 0, *NEVER], []),
     ],
 )
