@@ -41,6 +41,7 @@ class EquationTest:
     path: Path
     line: int
     source: str
+    by: tuple[str, ...] = ()  # names of the library that implement it, such as "process.noising"
 
 
 class equation_checks(nodes.General, nodes.Element):  # named as docutils names nodes
@@ -65,13 +66,22 @@ def find_tests(folder: Path) -> list[EquationTest]:
                 first = min([function.lineno, *(mark.lineno for mark in function.decorator_list)])
                 source = "\n".join(text.splitlines()[first - 1 : function.end_lineno])
                 labels = [label for mark in function.decorator_list for label in _labels(mark)]
-                found += [EquationTest(label, path, function.lineno, source) for label in labels]
+                by = tuple(name for mark in function.decorator_list for name in _implementations(mark))
+                found += [EquationTest(label, path, function.lineno, source, by) for label in labels]
     return found
 
 
 def _labels(decorator: ast.expr) -> list[str]:
     if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.equation":
         return [argument.value for argument in decorator.args if isinstance(argument, ast.Constant)]
+    return []
+
+
+def _implementations(decorator: ast.expr) -> list[str]:
+    """The names in `by="process.noising"`, one or several with spaces between."""
+    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.equation":
+        values = [word.value for word in decorator.keywords if word.arg == "by"]
+        return [name for value in values if isinstance(value, ast.Constant) for name in value.value.split()]
     return []
 
 
@@ -191,10 +201,28 @@ def entry(app: Sphinx, docname: str, equation: Equation, tests: list[EquationTes
     box = nodes.container(ids=[equation.label], classes=["equation-check"])
     box += nodes.paragraph("", "", link)
     box += nodes.math_block(latex, latex, nowrap=equation.nowrap, number=None, label=None)
+    if names := sorted({name for test in tests for name in test.by}):
+        box += nodes.paragraph(
+            "", "In the library: ", *_with_commas([library_name(app, docname, name) for name in names])
+        )
     for test in tests:
         box += nodes.paragraph("", "", nodes.literal(text=f"tests/equations/{test.path.name}"))
         box += nodes.literal_block(test.source, test.source, language="python")
     return box
+
+
+def library_name(app: Sphinx, docname: str, name: str) -> nodes.Node:
+    """A link to the library's reference, where a build has it."""
+    text = nodes.literal(text=name)
+    known = app.env.get_domain("py").data["objects"].get(f"diffusion_book.{name}")  # type: ignore[attr-defined]
+    if known is None:
+        return text
+    uri = f"{app.builder.get_relative_uri(docname, known.docname)}#{known.node_id}"
+    return nodes.reference("", "", text, internal=True, refuri=uri)
+
+
+def _with_commas(pieces: list[nodes.Node]) -> list[nodes.Node]:
+    return [node for piece in pieces for node in (nodes.Text(", "), piece)][1:]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

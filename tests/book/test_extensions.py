@@ -1,6 +1,8 @@
 """The book's own Sphinx extensions: what they promise, on small pages and in small builds."""
 
+import importlib
 import io
+import operator
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -277,6 +279,14 @@ def test_colab_opens_the_exported_notebook() -> None:
 )
 def test_what_the_theme_writes_is_mended(written: str, finished: str | None) -> None:
     assert pages.finish(written) == (written if finished is None else finished)
+
+
+def test_the_functions_that_implement_an_equation_exist() -> None:
+    tests = equations.find_tests(Path(__file__).parents[1] / "equations")
+    names = {name for test in tests for name in test.by}
+    assert names
+    for name in sorted(names):
+        operator.attrgetter(name)(importlib.import_module("diffusion_book"))
 
 
 def test_a_description_is_whole_sentences() -> None:

@@ -50,7 +50,7 @@ def test_variance_of_simulated_chain() -> None:
         assert abs(x.var() - exact) < 4.5 * exact * math.sqrt(2 / n)
 
 
-@pytest.mark.equation("eq-forward-closed-form")
+@pytest.mark.equation("eq-forward-closed-form", by="process.add_noise")
 def test_closed_form_against_the_chain() -> None:
     beta, generator, n, x0, t = some_beta(), torch.Generator().manual_seed(2), 200_000, 1.7, 15
     x = walk(torch.full((n,), x0, **torch64), beta, generator, end=t)
@@ -85,7 +85,7 @@ def test_what_was_there_before_a_step() -> None:
         assert abs(got.mean() - expected) < 4.5 * got.std() / math.sqrt(len(came_from)) + 1e-3  # the grid's edge at 0
 
 
-@pytest.mark.equation("eq-forward-blobs")
+@pytest.mark.equation("eq-forward-blobs", by="data.toys.GaussianMixture")
 def test_density_of_noised_blobs() -> None:
     """Each step is an integral over where the point was: done one after the other, on a grid."""
     (mean, std, share), beta, t = BLOBS, some_beta(), 9
@@ -128,7 +128,7 @@ def test_jump_from_any_time() -> None:
     assert abs(x.var() - (1 - kept)) < 4.5 * (1 - kept) * math.sqrt(2 / n)
 
 
-@pytest.mark.equation("eq-forward-sigmoid")
+@pytest.mark.equation("eq-forward-sigmoid", by="schedules.sigmoid")
 def test_coefficients_from_log_snr() -> None:
     for alpha_bar in (1e-9, 0.03, 0.5, 0.9999):
         lam = torch.tensor(math.log(alpha_bar) - math.log1p(-alpha_bar), **torch64)
@@ -228,7 +228,7 @@ def test_information_is_below_the_gaussian_bound() -> None:
         assert ratio.mean() + 4.5 * ratio.std() / math.sqrt(n) < bound
 
 
-@pytest.mark.equation("eq-forward-prior-kl")
+@pytest.mark.equation("eq-forward-prior-kl", by="process.prior_kl")
 def test_prior_kl_against_torch_distributions() -> None:
     x0 = torch.tensor([-1.0, -0.2, 0.0, 0.9], **torch64)
     for alpha_bar in (0.3, 4.66e-3, 4.036e-5):
@@ -325,7 +325,7 @@ def test_spread_of_brightness_from_the_wrong_start() -> None:
         assert math.isclose(variance.item() / S**2, ratio, rel_tol=1e-5)
 
 
-@pytest.mark.equation("eq-forward-zero-terminal")
+@pytest.mark.equation("eq-forward-zero-terminal", by="schedules.zero_terminal_snr")
 def test_rescaled_schedule_meets_its_two_conditions() -> None:
     a = alpha_bar_of(some_beta()).sqrt()
     rescaled = (a[1:] - a[-1]) * a[1] / (a[1] - a[-1])

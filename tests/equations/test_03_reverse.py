@@ -159,7 +159,7 @@ def test_curvature_of_the_noisy_density_is_what_is_unknown_of_the_data():
 # The posterior ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.equation("eq-reverse-posterior")
+@pytest.mark.equation("eq-reverse-posterior", by="process.posterior")
 def test_posterior_is_bayes_on_a_grid():
     for t in (2, 3, 4):
         for x0, xt in [(0.5, -0.3), (-1.0, 0.9)]:
@@ -176,7 +176,7 @@ def general(t: int, s: int) -> tuple[Tensor, Tensor, Tensor]:
     return A[s] * b2_ts / B[t] ** 2, a_ts * B[s] ** 2 / B[t] ** 2, B[s] ** 2 * b2_ts / B[t] ** 2
 
 
-@pytest.mark.equation("eq-reverse-posterior-general")
+@pytest.mark.equation("eq-reverse-posterior-general", by="process.posterior")
 def test_posterior_for_any_pair_is_conditioning_a_joint_gaussian():
     for t, s in [(4, 3), (4, 1), (3, 1), (2, 1)]:
         c_0, c_t, var = general(t, s)
@@ -185,7 +185,7 @@ def test_posterior_for_any_pair_is_conditioning_a_joint_gaussian():
         torch.testing.assert_close(var, expected.variance, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.equation("eq-reverse-coefficients")
+@pytest.mark.equation("eq-reverse-coefficients", by="process.posterior_coefficients")
 def test_coefficients_carry_the_signal_from_t_to_s():
     """On the noise-free ray x_t = a_t x_0 the posterior mean is a_s x_0: regression through the joint Gaussian."""
     for t, s in [(4, 2), (3, 2), (2, 1), (4, 0)]:
@@ -230,7 +230,7 @@ def test_reverse_kernel_is_a_mixture_of_posteriors():
     torch.testing.assert_close(mixture, reverse(t, s, xt)[1200:1801:50] / DX, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.equation("eq-reverse-plug-in")
+@pytest.mark.equation("eq-reverse-plug-in", by="samplers.ddpm")
 @pytest.mark.parametrize(("t", "s"), [(3, 2), (4, 1)])
 def test_plugging_the_conditional_mean_in_gives_the_exact_mean(t, s):
     for xt in (-1.0, 0.2):
@@ -346,7 +346,7 @@ def test_a_forward_step_turned_around():
             torch.testing.assert_close(left, right, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.equation("eq-reverse-elbo")
+@pytest.mark.equation("eq-reverse-elbo", by="losses.vlb")
 @pytest.mark.parametrize("x0", [0.6, -1.3])
 def test_sum_of_divergences_is_the_naive_bound(x0):
     total = kl_divergence(Normal(A[T] * x0, B[T]), Normal(torch.zeros((), **f64), torch.ones((), **f64)))
@@ -360,7 +360,7 @@ def test_sum_of_divergences_is_the_naive_bound(x0):
     torch.testing.assert_close(total, naive(x0), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.equation("eq-reverse-weight")
+@pytest.mark.equation("eq-reverse-weight", by="process.posterior_kl")
 def test_the_weight_is_half_the_snr_that_a_step_restores():
     snr = ALPHA_BAR / (1 - ALPHA_BAR)
     for t in (2, 3, 4):
@@ -412,7 +412,7 @@ def test_first_steps_cost_half_of_eulers_constant():
 # Four faces ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.equation("eq-reverse-tweedie")
+@pytest.mark.equation("eq-reverse-tweedie", by="predictions.to_x0")
 @pytest.mark.parametrize(("a", "b"), [(0.9, math.sqrt(0.19)), (0.4, math.sqrt(0.84)), (1.0, 0.7)])
 def test_tweedie(a, b):
     """Also where a² + b² is not one."""
@@ -471,7 +471,7 @@ def test_what_an_error_becomes():
 # Ancestral sampling ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.equation("eq-reverse-mixture-mean")
+@pytest.mark.equation("eq-reverse-mixture-mean", by="data.toys.GaussianMixture.posterior_mean")
 def test_mixture_mean_is_bayes_on_a_plane():
     weight, s = torch.tensor([0.2, 0.5, 0.3], **f64), 0.4
     mean = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.0, -1.2]], **f64)
