@@ -37,7 +37,7 @@ def log_pt(y: Tensor, a: float, b: float) -> Tensor:
 
 
 def derivatives(y: float, a: float, b: float, count: int) -> list[float]:
-    """ℓ', ℓ'', … of ℓ = log p_t at y, by autograd."""
+    """ℓ', ℓ'', … of ℓ = log q(x_t) at y, by autograd."""
     point = torch.tensor([y], **f64, requires_grad=True)
     value, found = log_pt(point, a, b), []
     for _ in range(count):

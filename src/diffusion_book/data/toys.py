@@ -61,7 +61,7 @@ class GaussianMixture:
         return self._log_joint(x, a, b)[0].logsumexp(1)
 
     def score(self, x: Tensor, a: Tensor | float = 1.0, b: Tensor | float = 0.0) -> Tensor:
-        """∇ log p_t(x), [N, D], of the mixture noised with a and b (numbers, or [N, 1])."""
+        """∇ log q(x_t) at x, [N, D], of the mixture noised with a and b (numbers, or [N, 1])."""
         log_joint, pull = self._log_joint(x, _like(a, x), _like(b, x))
         return -torch.einsum("nk,nkd->nd", log_joint.softmax(1), pull)
 
