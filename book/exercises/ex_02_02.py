@@ -4,7 +4,7 @@ import torch
 
 
 def growing_steps(beta: torch.Tensor) -> torch.Tensor:
-    """Return the sizes g_1 … g_T of the steps of x_t / √ᾱ_t, from β_1 … β_T."""
+    """Return the steps g_1 … g_T of x_t / √ᾱ_t, from β_1 … β_T."""
     # solution
     alpha_bar = (1 - beta).cumprod(0)
     return (beta / alpha_bar).sqrt()

@@ -4,9 +4,9 @@ import torch
 
 
 def covariances(ab_s: float, ab_t: float) -> tuple[float, float, float]:
-    """Return Cov(x_s, x_t | x_0) for the chain, for two noises, and for one shared noise.
+    """Return Cov(x_s, x_t | x_0) from ᾱ_s > ᾱ_t, as s < t.
 
-    ab_s and ab_t are ᾱ_s > ᾱ_t, as s < t.
+    For the chain, for two independent noises, and for one shared noise.
     """
     # solution
     b2_s, b2_t = 1 - ab_s, 1 - ab_t
