@@ -9,6 +9,7 @@ from diffusion_book.models import Card
 
 CARDS = {name: Card.beside(zoo.weights(name)) for name in zoo.names()}
 DENOISERS = [name for name, card in CARDS.items() if card.recipe.denoises]
+DIGITS = [name for name in DENOISERS if name.startswith("mnist-")]
 
 
 def test_an_unknown_name_lists_what_there_is():
@@ -33,12 +34,20 @@ def test_a_card_has_the_recipe_that_stands_in_the_zoo(name):
     assert CARDS[name].recipe == RunConfig.from_file(zoo.recipe(name))
 
 
-@pytest.mark.parametrize("name", DENOISERS)
-def test_every_denoiser_draws_something_like_ink_on_paper(name):
+@pytest.mark.parametrize("name", DIGITS)
+def test_every_model_of_digits_draws_something_like_ink_on_paper(name):
     """A few steps must end near the two values that digits have: most pixels black, a few white."""
     x0 = models.draw(name, [0, 1, 2, 3], range(4), steps=6)
     assert (x0 < -0.9).float().mean() > 0.5
     assert 0.03 < (x0 > 0).float().mean() < 0.35
+
+
+def test_the_model_of_icons_draws_colours_on_white():
+    """Asked for smileys, it fills the middle with yellow: much red and green, little blue; the corners stay white."""
+    x0 = models.draw("icons-unet", 0, range(4), steps=10, guidance=2)
+    red, green, blue = x0[:, :, 8:24, 8:24].mean(dim=(0, 2, 3)).tolist()
+    assert min(red, green) > blue + 0.5
+    assert x0[:, :, :4, :4].mean() > 0.9
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -46,7 +55,7 @@ def test_every_card_says_that_it_is_of_one_training_run(name):
     metrics = CARDS[name].metrics
     how = metrics["measured by"] if name in DENOISERS else metrics
     assert how["training runs"] == 1
-    assert name not in DENOISERS or how["seeds of sampling"] == len(metrics["FCD-MNIST"]["each"])
+    assert name not in DIGITS or how["seeds of sampling"] == len(metrics["FCD-MNIST"]["each"])
 
 
 def test_the_classifiers_hashes_are_those_of_its_file_and_of_its_weights():
@@ -55,7 +64,7 @@ def test_the_classifiers_hashes_are_those_of_its_file_and_of_its_weights():
     assert card.sha256 == hashlib.sha256(zoo.weights("mnist-classifier").read_bytes()).hexdigest()
     found = evaluation.from_classifier(models.load_classifier("mnist-classifier").network, "mnist-classifier")
     assert card.weights_sha256 == found.sha256
-    for name in DENOISERS:
+    for name in DIGITS:
         how = CARDS[name].metrics["measured by"]
         assert how["extractor"] == f"mnist-classifier, SHA-256 {found.sha256}", name
 
