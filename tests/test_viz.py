@@ -1,5 +1,6 @@
 """Figures: the pixels that are drawn, and colours that are seen on a light and on a dark page."""
 
+import json
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -54,6 +55,26 @@ def test_a_grid_is_filled_row_by_row():
     assert canvas.shape == (3 * 2 + 2 * 2, 2 * 2 + 2, 4)
     assert [canvas[4 * i, 4 * j, 0] for i in range(3) for j in range(2)] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.0]
     assert canvas[8, 4, 3] == 0  # there is no sixth image
+
+
+def test_losses_are_those_of_the_log(tmp_path):
+    """The training loss at every line, the held-out one where it was measured, with its lowest marked."""
+    lines = [{"step": 10 * i, "loss": 1 / i} for i in (1, 2, 3, 4)]
+    for line, held_out in zip(lines[1:], (0.7, 0.5, 0.6)):
+        line |= {"held_out_loss": held_out, "held_out_standard_error": 0.05}
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (axis,) = viz.show_losses(tmp_path).axes
+    training, held_out, lowest = axis.lines
+    np.testing.assert_allclose(training.get_xydata(), [[10, 1], [20, 1 / 2], [30, 1 / 3], [40, 1 / 4]])
+    np.testing.assert_allclose(held_out.get_xydata(), [[20, 0.7], [30, 0.5], [40, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(lowest.get_xydata(), [[30, 0.5]], rtol=1e-6)
+    (band,) = axis.collections
+    assert {round(float(y), 6) for y in band.get_paths()[0].vertices[:, 1]} >= {0.6, 0.8, 0.4, 0.5, 0.7}
+    (tmp_path / "log.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    (axis,) = viz.show_losses(tmp_path).axes
+    assert len(axis.lines) == 1
+    with pytest.raises(ValueError, match=r"log.jsonl has no losses yet"):
+        viz.show_losses(tmp_path / "nowhere")
 
 
 def test_rows_of_images_stay_rows():

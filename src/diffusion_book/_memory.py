@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is how Python, numpy or torch says it, on the CPU or on a GPU."""
-    text = str(error)
+    said = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # the last by cuBLAS, for its own room
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
     )
 
 

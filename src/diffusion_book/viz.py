@@ -1,12 +1,15 @@
 """Figures in one style, legible on a light page and on a dark one."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from diffusion_book._checks import check_floating
@@ -149,6 +152,42 @@ def show_report(report: Report) -> Figure:
     below.invert_yaxis()
     below.grid(axis="y", visible=False)
     below.set_xlabel(f"{report.name}, N = {report.n:,}")
+    return figure
+
+
+def show_losses(folder: Path | str) -> Figure:
+    """Draw the losses of a run: in training and, where they were measured, on held-out pictures (chapter 11).
+
+    They are not of one network: the training loss is of the weights as they were, the other of their average.
+
+    Returns:
+        The figure; a band of two standard errors lies around the held-out loss, and a dot marks its lowest.
+
+    Raises:
+        ValueError: the folder has no log with a loss in it.
+    """
+    log = Path(folder) / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    if not lines:
+        raise ValueError(f"{log} has no losses yet; a run writes it from its first `log_every` steps on")
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0), layout="constrained")
+    axis.plot(
+        [line["step"] for line in lines], [line["loss"] for line in lines], color=COLORS["grey"], label="training"
+    )
+    measured = [line for line in lines if "held_out_loss" in line]
+    if measured:
+        step = torch.tensor([line["step"] for line in measured])
+        loss, error = torch.tensor(
+            [[line[f"held_out_{key}"] for line in measured] for key in ("loss", "standard_error")]
+        )
+        axis.plot(step, loss, color=COLORS["orange"], label="held out")
+        axis.fill_between(step, loss - 2 * error, loss + 2 * error, color=COLORS["orange"], alpha=0.2, linewidth=0)
+        axis.plot(step[loss.argmin()], loss.min(), "o", color=COLORS["orange"], label="its lowest")
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("")
+    axis.legend()
     return figure
 
 

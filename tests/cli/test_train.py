@@ -82,6 +82,32 @@ def test_subfolders_are_classes_that_the_run_knows_by_name(run, pictures, tmp_pa
     assert "was begun with class_names = ['more', 'most'], and now class_names = ['most', 'other']" in result.output
 
 
+def test_training_says_what_it_will_take(run, monkeypatch):
+    monkeypatch.setattr("diffusion_book.training.estimate.SECONDS", 0.0)
+    said = run("train", *TINY, "--steps", 7, "--set", "preview_every=0", "-o", "run").stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("about ")]
+    assert re.fullmatch(r"about \d+ \w+ for 2 more steps, \S+ s each; [\d.]+ GB of memory", line)
+
+
+def test_a_run_is_fine_tuned_on_other_pictures_with_the_network_that_it_has(run, pictures, tmp_path):
+    """Network, objective and size need not be said again; only the classes are others."""
+    network = ["--set", "network.channel_mults=[1]", "--set", "network.attention_levels=[]", "--size", 16]
+    run("train", "--data", f"folder:{pictures}", *TINY, *network, "-o", "first")
+    (pictures / "most").mkdir()
+    for file in [path for path in pictures.iterdir() if path.is_file()]:
+        file.rename(pictures / "most" / file.name)
+    words = ["--data", f"folder:{pictures}", "--labels", "folders", "--start-from", "first", "--steps", 2]
+    result = run("train", *words, "--batch-size", 4, "-o", "second")
+    assert "warning: second begins from the weights of first; embed_class.weight starts anew, for 2" in result.stderr
+    first, second = (RunConfig.from_file(tmp_path / name / "config.json") for name in ("first", "second"))
+    assert second.objective == first.objective
+    assert second.size == 16
+    assert (second.start_from, second.network["channels"]) == ("first", 16)
+    run("train", "--resume", "-o", "second", "--steps", 3)
+    other = run("train", *words, "--set", "network.channels=8", "-o", "third", fails=True)
+    assert "first has network.channels = 16, and this run 8" in other.stderr
+
+
 def test_options_go_before_the_file_and_the_file_before_defaults(run, toml, tmp_path):
     path = toml(
         "steps = 9\nbatch_size = 2\nprecision = 'fp32'\nT = 30\nseed = 5\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusion_book._files import expanded
+from diffusion_book._files import expanded, whole
 
 if TYPE_CHECKING:
     from diffusion_book.data import Images
@@ -30,6 +30,14 @@ def train(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out a folder's files that cannot be read.")
     ] = False,
+    labels: Annotated[str | None, typer.Option(help="folders: the subfolders are classes.")] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Pictures to measure the loss on and not to train on: folder:PATH, or test of a named set."),
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Fine-tune: a name of the zoo, the folder of a run, or a .safetensors file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(help="Steps of the optimiser. [default: 2000]")] = None,
@@ -46,11 +54,13 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a model; it ends with a picture, samples.png, in the folder of the run.
+    """Train a model; it ends with pictures, samples.png, and its losses, curve.png, in the folder of the run.
 
     \b
     Your own, of any sizes:     `diffusion-book train --data folder:my/pictures`
     A run that was stopped:     the same command with --resume
+    One that is to go on:       `… --out runs/pictures --resume --steps 20000`
+    From other weights:         `… --start-from icons-unet`
     Its curves:                 `pip install 'diffusion-book[train]'`, `tensorboard --logdir runs`
     Several GPUs:               `accelerate launch -m diffusion_book.cli train …`
 
@@ -71,6 +81,9 @@ def train(
         "precision": precision,
         "seed": seed,
         "skip_broken": skip_broken or None,
+        "labels": labels,
+        "held_out": held_out,
+        "start_from": start_from,
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for text in more or []:
@@ -87,8 +100,8 @@ def train(
         raise ValueError(
             f"there is no run in {folder} to go on with; give its folder by --out, or leave --resume out to begin one"
         )
-    elif config is None and str(options.get("data")).startswith("folder:"):
-        values = dict(FOLDER)
+    elif config is None:
+        values = _where_nobody_says(str(options.get("data")), options.get("start_from"))
     for name, value in grouped(options).items():
         part = name in TABLES and isinstance(value, dict) and "kind" not in value
         values[name] = {**values.get(name, TABLES[name]), **value} if part else value
@@ -99,17 +112,26 @@ def train(
     start(wanted, folder, resume, images)
 
 
+def _where_nobody_says(data: str, start_from: str | None) -> dict[str, Any]:
+    """Values for a folder of pictures, and those of the model that a run starts from."""
+    values = dict(FOLDER) if data.startswith("folder:") else {}
+    if start_from is None:
+        return values
+    from diffusion_book import models
+
+    known = models.like(start_from)
+    return values | {name: value for name, value in known.items() if name != "size" or "size" in values}
+
+
 def start(config: "RunConfig", folder: Path, resume: bool, images: "Images | None" = None) -> "Trainer":
-    """Train to the last step, and end with `samples.png` in the folder where the network can draw.
+    """Train to the last step, and end with `curve.png`, and `samples.png` where the network draws, in the folder.
 
     Raises:
         KeyboardInterrupt: the person did; the message says how to go on.
     """
-    from diffusion_book.models import preview_of
-    from diffusion_book.training import Trainer
+    from diffusion_book import models
 
-    preview = preview_of(config) if config.denoises else None
-    trainer = Trainer(config, folder, preview, images)
+    trainer = models.trainer_of(config, folder, images)
     first = trainer.accelerator.is_main_process
     if first:
         typer.echo(_summary(trainer))
@@ -122,11 +144,28 @@ def start(config: "RunConfig", folder: Path, resume: bool, images: "Images | Non
         averaged = trainer.run(resume)
     if averaged is None:
         raise KeyboardInterrupt(_stopped(trainer))
-    if preview and first:
+    if first and (folder / "log.jsonl").stat().st_size:  # it has no line where somebody took the log away
         with trainer.writing():
-            preview(averaged, folder / "samples.png")
+            _draw_curve(folder)
+        typer.echo(f"losses: {folder / 'curve.png'}")
+    if trainer.preview and first:
+        with trainer.writing():
+            trainer.preview(averaged, folder / "samples.png")
         typer.echo(f"pictures: {folder / 'samples.png'}; more of them: {_more(config, folder, averaged)}")
     return trainer
+
+
+def _draw_curve(folder: Path) -> None:
+    import matplotlib.pyplot
+
+    from diffusion_book import viz
+
+    matplotlib.use("Agg")  # into a file: no screen is needed
+    viz.use_style()
+    figure = viz.show_losses(folder)
+    with whole(folder / "curve.png") as unfinished:
+        figure.savefig(unfinished)
+    matplotlib.pyplot.close(figure)
 
 
 def _more(config: "RunConfig", folder: Path, network: Any) -> str:
@@ -153,9 +192,10 @@ def _summary(trainer: "Trainer") -> str:
     network = trainer.accelerator.unwrap_model(trainer.network)
     weights = sum(parameter.numel() for parameter in network.parameters())
     processes = trainer.accelerator.num_processes
+    held_out = f", {len(trainer.held_out.data)} more held out" if trainer.held_out else ""
     where = trainer.device if processes == 1 else f"{processes} × {trainer.device.type}"
     return (
-        f"{trainer.folder}: {len(trainer.data)} images {C}×{H}×{W} of {trainer.config.data}, "
+        f"{trainer.folder}: {len(trainer.data)} images {C}×{H}×{W} of {trainer.config.data}{held_out}, "
         f"{trainer.config.network['kind']} of {weights / 1e6:.2g} M weights, on {where}"
     )
 

@@ -9,6 +9,7 @@
 A model is a network with all that must be known to draw with it; a network that names classes is none.
 """
 
+from diffusion_book.models.begin import like, trainer_of
 from diffusion_book.models.card import Card
 from diffusion_book.models.codec import Codec, Pixels
 from diffusion_book.models.conditioner import Conditioner, Labels
@@ -37,10 +38,12 @@ __all__ = [
     "batches",
     "draw",
     "export",
+    "like",
     "load",
     "load_any",
     "load_classifier",
     "preview_of",
     "save",
+    "trainer_of",
     "weights_with_card",
 ]

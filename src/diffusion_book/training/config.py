@@ -6,6 +6,7 @@ fields is an error that names the nearest one.
 
 import codecs
 import dataclasses
+import itertools
 import json
 import re
 import tomllib
@@ -57,6 +58,12 @@ class RunConfig(TrainConfig):
         log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
             a preview every 0 steps is none.
         keep: how many of the newest checkpoints stay. keep_steps: of these steps they stay for good.
+        held_out: pictures that the run does not train on, whose loss is measured: "folder:PATH", with the same
+            subfolders where these are the classes; or "test", of a named set. held_out_every: steps between two
+            measurements; at the last step there always is one.
+        start_from: what a person calls a trained model, for `models.trainer_of`: its weights are where this run begins.
+        cycles: steps at which the learning rate has fallen and begins anew, its warm-up too, from the averaged weights.
+            Nobody need say it: a run that goes on with more steps than it was begun with adds its old end.
     """
 
     data: str = "mnist-5k"
@@ -73,11 +80,15 @@ class RunConfig(TrainConfig):
     checkpoint_every: int = 1000
     keep: int = 2
     keep_steps: tuple[int, ...] = ()
+    held_out: str | None = None
+    held_out_every: int = 250
+    start_from: str | None = None
+    cycles: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, accumulate=self.accumulate, log_every=self.log_every)
-        at_least(1, checkpoint_every=self.checkpoint_every, keep=self.keep)
+        at_least(1, checkpoint_every=self.checkpoint_every, keep=self.keep, held_out_every=self.held_out_every)
         at_least(0, preview_every=self.preview_every)
         for step in self.keep_steps:
             if not (isinstance(step, Integral) and 1 <= step <= self.steps):
@@ -85,6 +96,8 @@ class RunConfig(TrainConfig):
                     f"keep_steps must be steps of the run, 1 to steps = {self.steps}, got {step}; "
                     "its checkpoint would never be written"
                 )
+        if any(start >= end for start, end in itertools.pairwise((0, *self.cycles, self.steps))):
+            raise ValueError(f"cycles must rise, from above 0 to below steps = {self.steps}, got {tuple(self.cycles)}")
         if self.decay not in ("cosine", "none"):
             raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
         configure(self.network)
@@ -99,6 +112,24 @@ class RunConfig(TrainConfig):
         object.__setattr__(self, "objective", {"kind": kind, **vars(configured)})
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "cycles", tuple(self.cycles))
+
+    def cycle(self, step: int) -> range:
+        """The steps, counted from 0, of the learning rate's cycle that this one belongs to."""
+        for start, end in itertools.pairwise((0, *self.cycles)):
+            if step < end:
+                return range(start, end)
+        return range((0, *self.cycles)[-1], self.steps)
+
+    def longer(self, steps: int) -> "RunConfig":
+        """The configuration of the same run, trained to this step, where that is more.
+
+        A learning rate that stays where it is goes on; one that falls is zero at the old end, and so begins anew there.
+        """
+        if steps <= self.steps:
+            return self
+        cycles = self.cycles if self.decay == "none" else (*self.cycles, self.steps)
+        return dataclasses.replace(self, steps=steps, cycles=cycles)
 
     @property
     def denoises(self) -> bool:

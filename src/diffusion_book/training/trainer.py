@@ -24,20 +24,23 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_book._files import expanded, locked, write_whole
+from diffusion_book._memory import room_for
 from diffusion_book.data import Examples
 from diffusion_book.data.augment import flip_half
 from diffusion_book.training import checkpoint
 from diffusion_book.training.checkpoint import CheckpointError, flatten, unflatten
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
+from diffusion_book.training.estimate import Estimate
+from diffusion_book.training.fine_tune import start_from
 from diffusion_book.training.log import LossByTime
-from diffusion_book.training.loop import warm_up_then_cosine
+from diffusion_book.training.loop import TrainConfig, warm_up_then_cosine
+from diffusion_book.training.memory import ladder
 from diffusion_book.training.objectives import Batch, Objective, to_device
 from diffusion_book.training.order import batch_index, own_randomness, seed_of, sees_pieces
 from diffusion_book.training.precision import autocast, resolve, step_scaled
-
-HARMLESS = {"log_every", "preview_every", "checkpoint_every", "keep", "keep_steps", "accumulate"}
-"""What a run may be told anew when it goes on: it does not touch the weights, see `sees_pieces` for `accumulate`."""
+from diffusion_book.training.resume import cut_log, decides, go_on, new_cycle, same_everywhere
+from diffusion_book.training.validation import HeldOut, build_held_out
 
 Preview = Callable[[nn.Module, Path], None]
 
@@ -53,15 +56,23 @@ class Trainer:
         config: what to train; see `RunConfig`.
         folder: of the run.
         preview: called as preview(averaged network, path) to draw a picture, `preview_every` steps.
-        data: instead of the data that the configuration names.
+        data: instead of the data that the configuration names. held_out: the same, for what is not trained on.
+        start: the network that the configuration's `start_from` names; `models.trainer_of` finds it. A run that goes
+            on needs none.
 
     Raises:
-        ValueError: the configuration does not fit the data, the device or the number of processes.
+        ValueError: the configuration does not fit the data, the device, the number of processes or `start`.
         CheckpointError: the folder cannot be written to.
     """
 
     def __init__(
-        self, config: RunConfig, folder: Path | str, preview: Preview | None = None, data: Examples | None = None
+        self,
+        config: RunConfig,
+        folder: Path | str,
+        preview: Preview | None = None,
+        data: Examples | None = None,
+        held_out: Examples | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         from accelerate import Accelerator  # takes seconds to import
 
@@ -82,8 +93,11 @@ class Trainer:
         with own_randomness(self.device):
             torch.manual_seed(seed_of(config.seed, "weights"))
             network = build_network(config, self.data)
+        self.began = None if start is None else start_from(network, start, str(config.start_from))
         self.sees_pieces = sees_pieces(network, config.batch_size // parts)
         self.objective: Objective = build_objective(config, network)
+        measured = build_held_out(config, self.data) if held_out is None else held_out
+        self.held_out = None if measured is None else HeldOut(measured, self.objective, config.seed)
         self.ema = EMA(network.to(self.device), config.ema_decay)
         optimiser = torch.optim.AdamW(
             network.parameters(),
@@ -120,12 +134,19 @@ class Trainer:
         self.network.train()
         self._since = time.perf_counter()
         bar = {"total": self.config.steps, "initial": self.step, "desc": self.folder.name, "mininterval": 1}
-        with tqdm(**bar, disable=not self.accelerator.is_main_process) as progress, own_randomness(self.device):
+        estimate, first = Estimate(self.device, self.config.steps), self.accelerator.is_main_process
+        room = room_for(
+            f"training on {self._piece} pictures at a time",
+            ladder(self.config, self.accelerator.num_processes, self.precision),
+        )
+        with tqdm(**bar, disable=not first) as progress, own_randomness(self.device), room:
             while self.step < self.config.steps:
                 grad_norm = self._train_step()
                 self.step += 1
                 progress.update()
-                if self._due(self.config.log_every):
+                if (told := estimate.after(self.step)) and first:
+                    progress.write(told)
+                if self._due(self.config.log_every) or self._measures():
                     progress.set_postfix(loss=f"{self._log(grad_norm):.4f}", refresh=False)
                 if self._due(self.config.preview_every):
                     self._draw_preview()
@@ -139,6 +160,8 @@ class Trainer:
         the gradient's, which is then handed on as it is.
         """
         torch.manual_seed(seed_of(self.config.seed, "dropout", self.step, self.accelerator.process_index))
+        if self.step in self.config.cycles:
+            self._begin_cycle()
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * self._rate()
         for piece, batch in enumerate(self._shares(self._batch()), start=1):
@@ -153,9 +176,16 @@ class Trainer:
         stepped = step_scaled(self.optimiser, self.scaler)  # or not, on all processes: they have the same gradients
         self.optimiser.zero_grad()
         if stepped:
-            self.ema.updates = self.step  # steps left out count, as they do for the learning rate
+            self.ema.updates = (
+                self.step - self.config.cycle(self.step).start
+            )  # steps left out count, as they do for the learning rate
             self.ema.update(self.accelerator.unwrap_model(self.network))
         return grad_norm if stepped or self.scaler.get_scale() < 1 else None
+
+    def _begin_cycle(self) -> None:
+        """From the average, with the moments of nothing: what a new run would do that is given these weights."""
+        self.accelerator.unwrap_model(self.network).load_state_dict(self.ema.network.state_dict())
+        self.optimiser.state.clear()
 
     def _batch(self) -> Batch:
         """The whole batch of this step, the same on every process."""
@@ -166,16 +196,26 @@ class Trainer:
 
     def _shares(self, batch: Batch) -> Iterator[Batch]:
         """This process's part of a batch, in `accumulate` pieces, where the network is; times stay on the CPU."""
-        parts = self.accelerator.num_processes * self.config.accumulate
-        size = self.config.batch_size // parts
+        size = self._piece
         for piece in range(self.config.accumulate):
             start = (self.accelerator.process_index * self.config.accumulate + piece) * size
             yield to_device({name: values[start : start + size] for name, values in batch.items()}, self.device)
 
+    @property
+    def _piece(self) -> int:
+        """Examples that go through the network together."""
+        return self.config.batch_size // (self.accelerator.num_processes * self.config.accumulate)
+
     def _rate(self) -> float:
+        cycle, warmup = self.config.cycle(self.step), self.config.warmup
+        step = self.step - cycle.start
         if self.config.decay == "none":
-            return min(1.0, (self.step + 1) / max(1, self.config.warmup))
-        return warm_up_then_cosine(self.step, self.config)
+            return min(1.0, (step + 1) / max(1, warmup))
+        return warm_up_then_cosine(step, TrainConfig(steps=len(cycle), warmup=warmup))
+
+    def _measures(self) -> bool:
+        """Whether the loss on the held-out pictures is due."""
+        return self.held_out is not None and self._due(self.config.held_out_every)
 
     def _due(self, every: int) -> bool:
         return every > 0 and (self.step % every == 0 or self.step == self.config.steps)
@@ -193,6 +233,7 @@ class Trainer:
             "images": self.step * self.config.batch_size,
             "images_per_second": float(count.sum()) / elapsed,
         }
+        values |= self._held_out_loss()
         by_time = [float(s / n) if n else None for s, n in zip(total, count)] if self.losses.T else []
         parts = {f"loss_by_time/{i}": value for i, value in enumerate(by_time) if value is not None}
         with self.writing():
@@ -203,6 +244,14 @@ class Trainer:
         self.losses.reset()
         self._since = time.perf_counter()
         return loss
+
+    def _held_out_loss(self) -> dict[str, float]:
+        """Of the averaged network, where it is due; one process is enough."""
+        if self.held_out is None or not self._measures() or not self.accelerator.is_main_process:
+            return {}
+        with autocast(self.precision, self.device):
+            loss, error = self.held_out.loss(self.ema.network, self._piece, self.device)
+        return {"held_out_loss": loss, "held_out_standard_error": error}
 
     def _sums(self) -> Tensor:
         """[2, BINS]: the sum and the number of losses since the last line of the log, over all processes."""
@@ -254,6 +303,8 @@ class Trainer:
     def _start(self, resume: bool) -> None:
         """Make the folder, or go on from what it holds."""
         folder = self.folder / "checkpoints"
+        if not checkpoint.latest(folder):
+            self._check_start()
         with self.writing():
             if self.accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -268,40 +319,26 @@ class Trainer:
                     warnings.warn(
                         f"there is no checkpoint in {self.folder} to go on from; the run starts anew", stacklevel=3
                     )
-                if not newest or not (self.folder / "config.json").exists():
-                    write_whole(self.folder / "config.json", self.config.to_dict())
             self.accelerator.wait_for_everyone()
             newest = checkpoint.latest(folder)
-            self._same_everywhere(newest)
+            same_everywhere(newest, self.folder)
             if newest:
-                self._same_run()
+                self.config = go_on(self.folder, self.config)
                 self._load(newest)
             if self.accelerator.is_main_process:
-                self._cut_log()
+                write_whole(self.folder / "config.json", self.config.to_dict())
+                log = self.folder / "log.jsonl"
+                write_whole(log, cut_log(log, self.step).encode())
+                if told := new_cycle(self.config, self.step) or (None if newest else self.began):
+                    warnings.warn(f"{self.folder} {told}", stacklevel=3)
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
 
-    def _same_everywhere(self, newest: Path | None) -> None:
-        """Raise, on every process, unless all found the same checkpoint: else some wait for ever for the others."""
-        from accelerate.utils import gather_object
-
-        found = checkpoint.identity(newest) if newest else "no checkpoint"
-        (first, there), *others = gather_object([(found, str(self.folder))])
-        for process, (other, here) in enumerate(others, start=1):
-            if other != first:
-                raise CheckpointError(
-                    f"process 0 found {first} in {there}, and process {process} found {other} in {here}; "
-                    "all need the same folder, on a disk that they share, or each a copy of it"
-                )
-
-    def _same_run(self) -> None:
-        """Raise unless the folder's configuration is this one, up to what does not touch the weights."""
-        theirs = RunConfig.from_file(self.folder / "config.json").to_dict()
-        for name, value in self.config.to_dict().items():
-            if name not in HARMLESS and theirs[name] != value:
-                raise CheckpointError(
-                    f"{self.folder} was begun with {name} = {theirs[name]!r}, and now {name} = {value!r} is asked for; "
-                    "go on with the configuration that it was begun with, or give another folder"
-                )
+    def _check_start(self) -> None:
+        if self.config.start_from is not None and self.began is None:
+            raise ValueError(
+                f"start_from = {self.config.start_from!r} is found by models.trainer_of(config, folder); a Trainer "
+                "that you make yourself needs its network, start=models.load_any(…).network"
+            )
 
     def _draw_preview(self) -> None:
         if self.preview and self.accelerator.is_main_process:
@@ -325,26 +362,27 @@ class Trainer:
             if self.scaler.is_enabled():
                 parts["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
             folder = self.folder / "checkpoints"
-            checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps, self._origin)
+            checkpoint.save(folder, self.step, parts, self.config.keep, self.config.keep_steps, self._origin(self.step))
         self.accelerator.wait_for_everyone()
 
-    @functools.cached_property
-    def _origin(self) -> dict[str, str]:
+    def _origin(self, step: int) -> dict[str, str]:
         """All that decides the weights of a step: the configuration, the images with their conditions, the pieces."""
-        config = {name: value for name, value in self.config.to_dict().items() if name not in HARMLESS}
-        origin = {
-            "configuration": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-            "images": f"{len(self.data)} with SHA-256 {self.data.sha256}",
-        }
+        decided = json.dumps(decides(self.config, step), sort_keys=True).encode()
+        origin = {"configuration": hashlib.sha256(decided).hexdigest(), "images": self._images}
         if self.sees_pieces:
             origin["processes × accumulate"] = f"{self.accelerator.num_processes} × {self.config.accumulate}"
         return origin
 
+    @functools.cached_property
+    def _images(self) -> str:
+        return f"{len(self.data)} with SHA-256 {self.data.sha256}"
+
     def _load(self, path: Path) -> None:
+        origin = self._origin(checkpoint.step_of(path))
         for what, theirs in checkpoint.origin(path).items():
-            if theirs != self._origin.get(what):
+            if theirs != origin.get(what):
                 raise CheckpointError(
-                    f"{path} belongs to a run with other {what} ({theirs:.30}…, now {self._origin.get(what)!s:.30}…); "
+                    f"{path} belongs to a run with other {what} ({theirs:.30}…, now {origin.get(what)!s:.30}…); "
                     "go on with what it was begun with, or give another folder"
                 )
         step, parts = checkpoint.load(path)
@@ -360,13 +398,3 @@ class Trainer:
         self.step = self.ema.updates = step
         if self.accelerator.is_main_process:  # the sums are of all processes
             self.losses.reset(sums)
-
-    def _cut_log(self) -> None:
-        """Drop the lines that a run wrote after the checkpoint from which it now goes on."""
-        log = self.folder / "log.jsonl"
-        kept = []
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # half written, or damaged: it is only a log
-                if json.loads(line)["step"] <= self.step:
-                    kept.append(line)
-        write_whole(log, "".join(f"{line}\n" for line in kept).encode())

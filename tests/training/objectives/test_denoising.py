@@ -103,6 +103,49 @@ def test_a_bad_objective_is_refused(options, message):
         Denoising(SCHEDULE, nothing={"y": torch.tensor(5)}, **options)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "draw_times"),
+    [
+        (schedules.by_name("flow"), losses.draw_times),
+        (schedules.by_name("flow"), losses.draw_logit_normal_times),
+        (SCHEDULE, losses.draw_times),
+    ],
+    ids=["uniform", "logit-normal", "steps"],
+)
+def test_held_out_times_have_the_distribution_of_training_and_lie_evenly_in_it(schedule, draw_times):
+    """No mean of them strays as far as one of independent times, and their mean is that of training."""
+    objective, B, many = Denoising(schedule, draw_times=draw_times), 32, 200
+    x0, generator = torch.zeros(B, 1, 2, 2), seeded()
+    even = torch.stack([objective.draw_held_out(x0, {}, generator)["t"].double() for _ in range(many)])
+    free = torch.stack([objective.draw(x0, {}, generator)["t"].double() for _ in range(many)])
+    assert even.mean(1).std() < free.mean(1).std() / 3
+    assert abs(even.mean() - free.mean()) < 5 * free.std() / free.numel() ** 0.5
+    for share in (
+        0.1,
+        0.5,
+        0.9,
+    ):  # the quantiles, by their number above the training's, within five binomial deviations
+        above = float((even > free.quantile(share)).double().mean())
+        assert (
+            abs(above - float((free > free.quantile(share)).double().mean()))
+            < 5 * (share * (1 - share) / even.numel()) ** 0.5
+        )
+    assert (
+        abs(torch.corrcoef(torch.stack([even.flatten(), torch.arange(B).double().repeat(many)]))[0, 1])
+        < 5 / even.numel() ** 0.5
+    )
+
+
+def test_a_held_out_batch_is_otherwise_drawn_as_one_of_training():
+    objective = Denoising(SCHEDULE, nothing={"y": torch.tensor(3)}, dropout=0.5)
+    x0, y = torch.randn(400, 1, 2, 2, generator=seeded(1)), torch.arange(400) % 3
+    batch = objective.draw_held_out(x0, {"y": y}, seeded())
+    assert set(batch) == {"x0", "t", "eps", "y"}
+    assert torch.equal(batch["x0"], x0)
+    assert batch["t"].dtype == torch.int64
+    assert abs(float((batch["y"] == 3).double().mean()) - 0.5) < 5 * 0.5 / 400**0.5
+
+
 # As a file describes it ----------------------------------------------------------------------------------------
 
 

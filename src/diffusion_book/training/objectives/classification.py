@@ -38,9 +38,13 @@ class Classification:
 
     def draw(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
         """x0, moved, and labels."""
+        return self.draw_held_out(move(x0, self.jitter, generator) if self.jitter else x0, conditions, generator)
+
+    def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
+        """x0 as it is, and labels: nothing is left to chance."""
         if "y" not in conditions:
             raise ValueError("a classifier needs labels, and this data has none")
-        return {"x0": move(x0, self.jitter, generator) if self.jitter else x0, "y": conditions["y"]}
+        return {"x0": x0, "y": conditions["y"]}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] nats."""

@@ -27,6 +27,11 @@ class Objective(Protocol):
         """All that the loss needs, for each example: tensors [B, …]. Times, if there are any, are named "t"."""
         ...
 
+    def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
+        """The same for a measurement, in which chance shall be small: as in training, but the examples are not moved
+        about, and times lie evenly in their distribution."""
+        ...
+
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] losses."""
         ...

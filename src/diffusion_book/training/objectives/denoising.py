@@ -31,6 +31,9 @@ TIMES: dict[str, DrawTimes] = {
     "logit-normal": draw_logit_normal_times,
     "sigma": draw_sigma_times,
 }
+IN_A_RANGE = 64
+"""Times that are drawn to find a range that has its share of them: whatever their distribution, without its formula."""
+
 WEIGHTS: dict[str, Weighting | None] = {"none": None, "min-snr": min_snr(), "p2": p2(), "vdm": vdm(), "edm": edm()}
 
 
@@ -77,6 +80,14 @@ class Denoising:
         batch = {"x0": x0, "t": t, "eps": torch.randn(x0.shape, generator=generator)}
         told = {name: values for name, values in conditions.items() if self.told is None or name in self.told}
         return {**batch, **drop(told, self.nothing, self.dropout, generator)}
+
+    def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
+        """As `draw`, with one time in each of B equally likely ranges: no batch has more than its share of noise."""
+        B, where = len(x0), generator.device
+        many = self.draw_times(self.schedule, B * IN_A_RANGE, generator).sort().values.view(B, IN_A_RANGE)
+        one = torch.randint(IN_A_RANGE, (B,), generator=generator, device=where)
+        t = many[torch.randperm(B, generator=generator, device=where), one]
+        return {**self.draw(x0, conditions, generator), "t": t}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] `simple_loss`."""
