@@ -111,7 +111,7 @@ def test_it_may_be_asked_for_by_a_run_that_goes_on(tmp_path):
 @pytest.mark.parametrize("pictures", [40, 700])
 def test_its_standard_error_is_that_of_many_sets(pictures):
     """Each with other pictures, noise and times; few pictures are taken many times, and are no more for that."""
-    objective, runs = Denoising(cosine(), "v"), 150
+    objective, runs = Denoising(cosine(), "v", told=()), 100
     found = [
         HeldOut(made_up(pictures, seed), objective, seed).loss(Silent(), 64, torch.device("cpu"))
         for seed in range(runs)
@@ -122,16 +122,20 @@ def test_its_standard_error_is_that_of_many_sets(pictures):
 
 
 def test_losses_that_follow_from_the_time_have_no_error():
-    t = torch.linspace(0, 1, 512)
-    assert standard_error(t.double(), t, 64) < 0.1 * float(t.std() / 512**0.5)
+    """But for what a sixteenth of the times leaves: a sixteenth, of a number that is known to 9 %."""
+    t = torch.linspace(0, 1, 512)[torch.randperm(512, generator=torch.Generator().manual_seed(0))]
+    assert standard_error(t.double(), t, 64) / float(t.std() / 512**0.5) == pytest.approx(1 / 16, rel=0.4)
     assert standard_error(torch.ones(512).double(), t, 64) == 0
 
 
 def test_the_draw_is_the_same_whatever_is_computed_at_once():
-    held_out = HeldOut(made_up(70), Denoising(cosine(), "v"), 0)
+    held_out = HeldOut(made_up(70), Denoising(cosine(), "v", told=()), 0)
     losses = [held_out.loss(Silent(), piece, torch.device("cpu"))[0] for piece in (64, 7)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    assert losses[0] != HeldOut(made_up(70), Denoising(cosine(), "v"), 1).loss(Silent(), 64, torch.device("cpu"))[0]
+    assert (
+        losses[0]
+        != HeldOut(made_up(70), Denoising(cosine(), "v", told=()), 1).loss(Silent(), 64, torch.device("cpu"))[0]
+    )
 
 
 @pytest.mark.parametrize(("n", "draws"), [(5, 515), (DRAWS, DRAWS), (700, 700), (MOST + 50, MOST)])
@@ -199,7 +203,7 @@ def test_pictures_that_are_also_trained_on_are_told(folders):
 
 
 def test_they_are_brought_to_the_size_that_is_trained_on(folders):
-    Image.new("RGB", (20, 30)).save(folders / "held-out" / "ant" / "1.png")
+    Image.new("RGB", (20, 30), "red").save(folders / "held-out" / "ant" / "1.png")
     assert built(folders).shape == (3, 8, 8)
 
 

@@ -329,7 +329,7 @@ class Trainer:
                 write_whole(self.folder / "config.json", self.config.to_dict())
                 log = self.folder / "log.jsonl"
                 write_whole(log, cut_log(log, self.step).encode())
-                if told := new_cycle(self.config, self.step) or (None if newest else self.began):
+                if told := new_cycle(self.config, self.step) if newest else self.began:
                     warnings.warn(f"{self.folder} {told}", stacklevel=3)
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
 
