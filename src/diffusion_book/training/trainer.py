@@ -176,9 +176,8 @@ class Trainer:
         stepped = step_scaled(self.optimiser, self.scaler)  # or not, on all processes: they have the same gradients
         self.optimiser.zero_grad()
         if stepped:
-            self.ema.updates = (
-                self.step - self.config.cycle(self.step).start
-            )  # steps left out count, as they do for the learning rate
+            # Steps that were left out count, as they do for the learning rate.
+            self.ema.updates = self.step - self.config.cycle(self.step).start
             self.ema.update(self.accelerator.unwrap_model(self.network))
         return grad_norm if stepped or self.scaler.get_scale() < 1 else None
 
