@@ -98,14 +98,10 @@ def test_a_run_that_was_cut_measures_the_same(tmp_path):
 
 def test_it_may_be_asked_for_by_a_run_that_goes_on(tmp_path):
     run(tmp_path, measured=False)
-    config = {**TINY, "held_out": "test", "data": "mnist-5k", "held_out_every": 3}
-    with pytest.raises(Exception, match="was begun with data"):  # but not other data
-        Trainer(RunConfig.from_dict({**config, "data": "icons", "held_out": None}), tmp_path, None, made_up(28)).run(
-            True
-        )
+    config = {**TINY, "held_out": "mnist-5k", "held_out_every": 3}
     trainer = Trainer(RunConfig.from_dict(config), tmp_path, None, made_up(28), made_up(5, seed=1))
     trainer.run(resume=True)
-    assert RunConfig.from_file(tmp_path / "config.json").held_out == "test"
+    assert RunConfig.from_file(tmp_path / "config.json").held_out == "mnist-5k"
 
 
 @pytest.mark.parametrize("pictures", [40, 700])
@@ -209,10 +205,10 @@ def test_they_are_brought_to_the_size_that_is_trained_on(folders):
 
 def test_the_test_split_of_a_named_set_is_held_out():
     data = load("mnist-5k")
-    assert torch.equal(build_held_out(RunConfig(held_out="test"), data).x, load("mnist-5k", "test").x)
+    assert torch.equal(build_held_out(RunConfig(held_out="mnist-5k"), data).x, load("mnist-5k", "test").x)
     assert build_held_out(RunConfig(), data) is None
-    with pytest.raises(ValueError, match="a folder has only a 'train' split"):
-        build_held_out(RunConfig(data="folder:x", held_out="test"), data)
+    with pytest.raises(ValueError, match="unknown data set 'mnist-6k'"):
+        build_held_out(RunConfig(held_out="mnist-6k"), data)
 
 
 def test_other_pictures_than_are_trained_on_are_refused(folders):

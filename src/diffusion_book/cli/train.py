@@ -33,7 +33,9 @@ def train(
     labels: Annotated[str | None, typer.Option(help="folders: the subfolders are classes.")] = None,
     held_out: Annotated[
         str | None,
-        typer.Option(help="Pictures to measure the loss on and not to train on: folder:PATH, or test of a named set."),
+        typer.Option(
+            help="Pictures to measure the loss on, not to train on: folder:PATH, or the test split of a name."
+        ),
     ] = None,
     start_from: Annotated[
         str | None, typer.Option(help="Fine-tune: a name of the zoo, the folder of a run, or a .safetensors file.")

@@ -59,8 +59,8 @@ class RunConfig(TrainConfig):
             a preview every 0 steps is none.
         keep: how many of the newest checkpoints stay. keep_steps: of these steps they stay for good.
         held_out: pictures that the run does not train on, whose loss is measured: "folder:PATH", with the same
-            subfolders where these are the classes; or "test", of a named set. held_out_every: steps between two
-            measurements; at the last step there always is one.
+            subfolders where these are the classes; or a named set, of which the test split is taken.
+        held_out_every: steps between two measurements; at the last step there always is one.
         start_from: what a person calls a trained model, for `models.trainer_of`: its weights are where this run begins.
         cycles: steps at which the learning rate has fallen and begins anew, its warm-up too, from the averaged weights.
             Nobody need say it: a run that goes on with more steps than it was begun with adds its old end.

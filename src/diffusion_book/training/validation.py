@@ -86,12 +86,10 @@ def build_held_out(config: RunConfig, data: Examples) -> Images | None:
     """
     if config.held_out is None:
         return None
-    if config.held_out == "test":
-        held_out = load(config.data, "test")
+    if config.held_out.startswith("folder:"):
+        held_out = load(config.held_out, size=data.shape[-1], skip_broken=config.skip_broken, labels=config.labels)
     else:
-        folder = config.held_out.startswith("folder:")
-        size = data.shape[-1] if folder else None
-        held_out = load(config.held_out, size=size, skip_broken=config.skip_broken and folder, labels=config.labels)
+        held_out = load(config.held_out, "test")
     if held_out.shape != data.shape or set(held_out.conditions) != {*data.take(torch.tensor([0], device="cpu"))[1]}:
         raise ValueError(
             f"the held-out pictures of {config.held_out} are {_spoken(held_out)}, those to train on {_spoken(data)}; "
