@@ -40,8 +40,10 @@ def go_on(folder: Path, asked: RunConfig) -> RunConfig:
 
 
 def decides(config: RunConfig, step: int) -> dict[str, Any]:
-    """What of a configuration decides the weights after so many steps: not what may be told anew, and not what is
-    still to come, such as the end of a run whose learning rate stays."""
+    """What of a configuration decides the weights after so many steps.
+
+    Neither what may be told anew does, nor what is still to come, such as the end of a run whose learning rate stays.
+    """
     values = {name: value for name, value in config.to_dict().items() if name not in HARMLESS}
     values["steps"] = config.cycle(step - 1).stop if config.decay == "cosine" else None
     values["cycles"] = [end for end in config.cycles if end < step]

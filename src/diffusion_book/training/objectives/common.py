@@ -28,8 +28,7 @@ class Objective(Protocol):
         ...
 
     def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
-        """The same for a measurement, in which chance shall be small: as in training, but the examples are not moved
-        about, and times lie evenly in their distribution."""
+        """As `draw`, for a measurement that chance shall disturb little: examples stay as they are, times lie evenly."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
