@@ -114,15 +114,16 @@ class Trainer:
         """Train to the last step → the averaged network.
 
         Args:
-            resume: go on from the newest checkpoint, where there is one.
+            resume: go on from the newest checkpoint, where there is one; with more steps than before, for longer.
 
         Raises:
             CheckpointError: there are checkpoints and resume is not said; or the newest is damaged, or of a run with
                 another configuration; or not all processes find the same; or another run is going on in the folder.
             FloatingPointError: the loss or its gradient became NaN or infinite; no checkpoint of that is written.
+            ValueError: a step does not fit into memory; the message says what to change, in the order of what it costs.
 
         Warns:
-            UserWarning: there is no checkpoint to resume from.
+            UserWarning: there is no checkpoint to resume from; or where its learning rate or its weights begin anew.
         """
         with self._alone():
             self._start(resume)

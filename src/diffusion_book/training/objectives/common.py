@@ -28,7 +28,7 @@ class Objective(Protocol):
         ...
 
     def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
-        """As `draw`, for a measurement that chance shall disturb little: examples stay as they are, times lie evenly."""
+        """As `draw`, for a measurement that chance disturbs little: examples stay as they are, and times lie evenly."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
