@@ -1,31 +1,30 @@
 """From a folder of pictures to a model of one's own, as the pages of part Project print it, in small."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from diffusion_book import data
+from diffusion_book.data import icons
 from diffusion_book.training import RunConfig, checkpoint
 
 SMALL = [
     *("--steps", 6, "--batch-size", 4, "--set", "log_every=2", "--set", "held_out_every=3", "--set", "preview_every=0"),
     *("--set", "network.channels=16", "--set", "warmup=1", "--set", "condition_dropout=0.1", "--size", 16),
 ]
+CLASSES = ("food", "places")
 
 
 @pytest.fixture
 def sets(tmp_path) -> Path:
     """A folder to train on and one held out, of two classes; files that are no pictures lie between them."""
-    data.write_icons(tmp_path / "icons", size=24)
-    for name in ("food", "places"):
-        files = sorted((tmp_path / "icons" / name).glob("*.png"))[:10]
-        for i, file in enumerate(files):
-            side = tmp_path / "sets" / ("held-out" if i % 5 == 0 else "train") / name
+    for name in CLASSES:
+        shown = [icon for icon in icons.catalogue() if icons.CLASSES[icon.label] == name][:10]
+        for i, icon in enumerate(shown):
+            side = tmp_path / "sets" / ("train" if i % 5 else "held-out") / name
             side.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, side)
+            Image.fromarray(icons.render(icon.name, 24).permute(1, 2, 0).numpy()).save(side / f"{icon.name}.png")
         (tmp_path / "sets" / "train" / name / "notes.txt").write_text("where they are from")
     return tmp_path / "sets"
 
@@ -34,6 +33,7 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_model_with_its_curve(run, sets, tmp_path):
     words = ["--data", f"folder:{sets / 'train'}", "--held-out", f"folder:{sets / 'held-out'}", "--labels", "folders"]
     result = run("train", *words, "--out", "runs/mine", "--set", "flip=true", *SMALL)
@@ -43,7 +43,7 @@ def test_a_folder_becomes_a_model_with_its_curve(run, sets, tmp_path):
     for name in ("curve.png", "samples.png"):
         with Image.open(folder / name) as picture:
             picture.load()
-    assert RunConfig.from_file(folder / "config.json").class_names == ("food", "places")
+    assert RunConfig.from_file(folder / "config.json").class_names == CLASSES
 
     # longer: what is known of the run lies in its folder
     result = run("train", "--out", "runs/mine", "--resume", "--steps", 8)
