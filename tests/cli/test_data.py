@@ -54,3 +54,23 @@ def test_a_mistake_is_one_line(run, tmp_path):
     assert "look.npz must end in one of" in run("data", "show", "mnist-5k", "-o", "look.npz", fails=True).stderr
     result = run("data", "show", "mnist-5k", "--split", "all", "-o", "a.png", fails=True)
     assert "split must be 'train' or 'test', got 'all'" in result.stderr
+
+
+def test_a_folder_is_checked_cleaned_and_divided(run, tmp_path):
+    data.write_icons(tmp_path / "mine", split="test")
+    (tmp_path / "mine" / "torn.png").write_bytes(b"\x89PNG")
+    before = sorted(tmp_path.rglob("*"))
+    text = run("data", "check", "mine").output
+    assert "mine: 122 pictures in 10 folders" in text
+    assert "torn.png (" in text
+    assert sorted(tmp_path.rglob("*")) == before
+    kept = len(data.check(tmp_path / "mine").kept)
+    assert f"{kept} pictures copied to clean" in run("data", "check", "mine", "--clean", "clean").output
+    text = run("data", "split", "clean", "--out", "sets", "--share", 0.2).output
+    train, held_out = (len(list((tmp_path / "sets" / part).rglob("*.png"))) for part in ("train", "held-out"))
+    assert train + held_out == kept
+    assert f"sets/train: {train} pictures; sets/held-out: {held_out}" in text
+    assert "torn.png cannot be read" in run("data", "split", "mine", "-o", "other", fails=True).stderr
+    for command in (["check", "mine", "--clean"], ["split", "clean", "--out"]):
+        assert "is there and not empty" in run("data", *command, "sets", fails=True).stderr
+    assert "mine/new lies within mine" in run("data", "check", "mine", "--clean", "mine/new", fails=True).stderr

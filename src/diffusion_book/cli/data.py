@@ -1,4 +1,4 @@
-"""`diffusion-book data`: the sets of images that can be trained on."""
+"""`diffusion-book data`: the sets of images that can be trained on, and a folder made ready for it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -64,3 +64,38 @@ def show(
         index = [i * len(images) // shown for i in range(shown)]
         pictures.write(images.x[index], out, columns=min(10, shown), seeds=index)
         typer.echo(f"{shown} of them: {out}")
+
+
+@app.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures; it is never written to.")],
+    clean: Annotated[Path | None, typer.Option(help="A new folder for a copy without what should not stay.")] = None,
+    smallest: Annotated[int, typer.Option(min=1, help="Pixels of the shorter side below which one is tiny.")] = 32,
+    near: Annotated[int, typer.Option(min=0, max=64, help="Bits of 64 in which near-copies may differ.")] = 4,
+) -> None:
+    """Say what is in a folder: broken files, sizes, copies, near-copies, bursts. With --clean, copy what is sound."""
+    from diffusion_book import data
+    from diffusion_book.data.report import new_folder
+
+    if clean is not None:
+        new_folder(clean, folder)
+    report = data.check(folder, smallest, near, progress=True)
+    typer.echo(str(report))
+    if clean is not None:
+        typer.echo(f"{data.clean(report, clean):,} pictures copied to {clean}")
+
+
+@app.command("split")
+def split(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures; it is never written to.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, for train and held-out in it.")],
+    share: Annotated[float, typer.Option(help="Of each subfolder, for held-out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
+) -> None:
+    """Copy a folder's pictures into two, to train on and to hold out. What is alike stays on one side."""
+    from diffusion_book import data
+
+    found = data.split_folder(folder, out, share, seed, progress=True)
+    alike = sum(len(group) for group in found.together)
+    typer.echo(f"{out / 'train'}: {len(found.train):,} pictures; {out / 'held-out'}: {len(found.held_out):,}")
+    typer.echo(f"{alike:,} pictures are alike, in {len(found.together):,} groups; each stays on one side")

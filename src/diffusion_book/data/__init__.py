@@ -3,6 +3,7 @@
 from diffusion_book.data.examples import Examples, Source
 from diffusion_book.data.icons import write_icons
 from diffusion_book.data.images import DATASETS, Images, images_sha256, load
+from diffusion_book.data.report import FolderReport, FolderSplit, check, clean, split_folder
 from diffusion_book.data.sets import SetCard, describe
 from diffusion_book.data.splits import duplicates, nearest, split
 from diffusion_book.data.toys import (
@@ -16,11 +17,15 @@ from diffusion_book.data.toys import (
 __all__ = [
     "DATASETS",
     "Examples",
+    "FolderReport",
+    "FolderSplit",
     "GaussianMixture",
     "Images",
     "SetCard",
     "Source",
+    "check",
     "checkerboard",
+    "clean",
     "describe",
     "duplicates",
     "grid_of_gaussians",
@@ -29,6 +34,7 @@ __all__ = [
     "nearest",
     "ring_of_gaussians",
     "split",
+    "split_folder",
     "two_moons",
     "write_icons",
 ]

@@ -4,10 +4,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 UNREAD = {".avif", ".dng", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
@@ -20,16 +24,8 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor
 
     if size is not None and size < 1:
         raise ValueError(f"size must be at least one pixel, got {size}")
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
-    found = list(_files_below(path))
-    files = [file for file in found if file.suffix.lower() in SUFFIXES or not (file.suffix or file.exists())]
-    others = Counter(file.suffix for file in found if file.suffix.lower() in UNREAD)
-    unread = " and ".join(f"{count} of {suffix}" for suffix, count in others.items())
-    if not files:
-        told = f"; there are {unread}, which is not read: convert them" if others else ""
-        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included{told}")
-    if others:
+    files, others = files_of(path)
+    if unread := _unread(others):
         warnings.warn(
             f"passed over {unread} in {path}, which is not read; convert them, or take them out", stacklevel=3
         )
@@ -41,14 +37,7 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor
     first = files[0]  # of those that can be read
     for file in files:
         try:
-            if not file.is_file():
-                raise ValueError("it is no file, or a link that leads nowhere")
-            with Image.open(file) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
-            picture = Image.alpha_composite(white, upright).convert("RGB")
+            picture = decode(file)
         except Exception as error:  # PIL raises many kinds for a broken file
             if not skip_broken:
                 raise ValueError(
@@ -77,6 +66,42 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor
     return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous(), read
 
 
+def files_of(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder and its subfolders, in order: pictures by their names, and all others.
+
+    Raises:
+        ValueError: it is no folder, or one without a picture; or a subfolder cannot be read.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; give folder:PATH with the path of a folder of images")
+    found = list(_files_below(path))
+    files = [file for file in found if file.suffix.lower() in SUFFIXES or not (file.suffix or file.exists())]
+    others = sorted(set(found) - set(files))
+    if not files:
+        unread = _unread(others)
+        told = f"; there are {unread}, which is not read: convert them" if unread else ""
+        raise ValueError(f"no images in {path}; looked for {', '.join(sorted(SUFFIXES))}, subfolders included{told}")
+    return files, others
+
+
+def decode(file: Path) -> "Image.Image":
+    """One picture as it is seen: upright, in RGB, on white where it is transparent; of an animation the first frame.
+
+    Raises:
+        Exception: PIL raises many kinds for a broken file.
+    """
+    from PIL import Image, ImageOps
+
+    if not file.is_file():
+        raise ValueError("it is no file, or a link that leads nowhere")
+    with Image.open(file) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError(f"mode {opened.mode} has more than 8 bits a pixel, which would be cut off")
+        upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    white = Image.new("RGBA", upright.size, "white")  # what is transparent would show a colour nobody chose
+    return Image.alpha_composite(white, upright).convert("RGB")
+
+
 def classes_of(files: list[Path], folder: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The class of each file, which is the first subfolder on the way to it, and the names of the classes.
 
@@ -91,6 +116,12 @@ def classes_of(files: list[Path], folder: Path) -> tuple[dict[str, Tensor], tupl
         )
     names = sorted({way[0] for way in ways})
     return {"y": torch.tensor([names.index(way[0]) for way in ways])}, tuple(names)
+
+
+def _unread(files: list[Path]) -> str:
+    """How many of them are pictures in a form that is not read, by their endings."""
+    count = Counter(file.suffix for file in files if file.suffix.lower() in UNREAD)
+    return " and ".join(f"{number} of {suffix}" for suffix, number in count.items())
 
 
 def _files_below(folder: Path, within: tuple[Path, ...] = ()) -> Iterator[Path]:
