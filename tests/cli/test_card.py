@@ -1,7 +1,9 @@
 """`diffusion-book card`: a run becomes a folder that others can load, whose card says the truth about it."""
 
 import json
+import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +134,26 @@ def test_a_set_that_has_a_name_says_where_it_comes_from(run, tmp_path):
     text = (tmp_path / "published" / "README.md").read_text("utf8")
     assert "https://openmoji.org; licence: CC BY-SA 4.0" in text
     assert "of one of 10 classes: faces, people," in text
+
+
+def test_the_commands_of_chapter_12_work_as_they_are_printed(run, tmp_path):
+    """From a folder to published weights. Training is cut short by options behind the printed ones, and nothing else."""
+    page = (Path(__file__).parents[2] / "book" / "12-evaluation.md").read_text("utf8")
+    (printed,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    generator = torch.Generator().manual_seed(0)
+    for i, image in enumerate(torch.randint(256, (140, 40, 32, 3), generator=generator).byte()):
+        path = tmp_path / "my" / "pictures" / ("cats", "dogs")[i % 2] / f"{i:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(path)
+    network = "network={kind='unet', channels=8, channel_mults=[1], attention_levels=[], groups=4, patch=4}"
+    short = ["--steps", 2, "--batch-size", 4, "--set", "warmup=0", "--set", network]
+    for line in printed.splitlines():
+        program, command, *words = shlex.split(line)
+        assert program == "diffusion-book"
+        run(command, *words, *(short if command == "train" else []))
+    model = models.load(tmp_path / "published" / "mine.safetensors")
+    assert model.conditioner.names == ("cats", "dogs")
+    assert model.known_shape[1:] == (32, 32)
+    text = (tmp_path / "published" / "README.md").read_text("utf8")
+    for said in ("my own photographs", "`folder:sets/held-out`", "| kernel distance (edges and colours 4×4) |"):
+        assert said in text

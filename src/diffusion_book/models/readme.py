@@ -4,11 +4,10 @@ It says what a model card should (Mitchell et al. 2019): what the model is and i
 terms, how it was made, and what was measured. What nobody has told stands there as not said, and does not disappear.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from diffusion_book.models.card import Card
 from diffusion_book.models.model import Model
@@ -72,7 +71,8 @@ def _front(card: Card) -> list[str]:
         values["license"] = short
     elif card.licence:
         values |= {"license": "other", "license_name": card.licence}
-    return ["---", yaml.safe_dump(values, allow_unicode=True).strip(), "---", ""]
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]  # so YAML reads it
+    return ["---", *lines, "---", ""]
 
 
 def _classes(model: Model) -> str:
