@@ -137,7 +137,7 @@ def test_a_set_that_has_a_name_says_where_it_comes_from(run, tmp_path):
 
 
 def test_the_commands_of_chapter_12_work_as_they_are_printed(run, tmp_path):
-    """From a folder to published weights. Training is cut short by options behind the printed ones, and nothing else."""
+    """From a folder to published weights. Training is cut short by options behind the printed ones."""
     page = (Path(__file__).parents[2] / "book" / "12-evaluation.md").read_text("utf8")
     (printed,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     generator = torch.Generator().manual_seed(0)
