@@ -1,37 +1,40 @@
-"""Two laws that the Fréchet distance cannot tell apart."""
+"""How many bad pictures a model may draw, after some were seen."""
 
-import torch
-
-
-def _law(*values: float) -> torch.Tensor:
-    """Equally likely values, as a column."""
-    return torch.tensor(values, dtype=torch.float64)[:, None]
+import math
 
 
-def alike() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """P, Q and R with d(P, Q) = d(P, R) = 0 = MMD(P, R)."""
+def largest_share(n: int, m: int, level: float = 0.05) -> float:
+    """The p at which m or fewer bad pictures of n have this chance."""
     # solution
-    root = 3**0.5
-    P, Q = _law(-1, 1), _law(2, *[-0.5] * 4)
-    return P, Q, _law(-root, root, 0, 0, 0, 0)
+    if m == n:
+        return 1.0
+    # ln j! for all j: the binomial coefficients themselves may be too large
+    ln = [math.lgamma(j + 1) for j in range(n + 1)]
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        p = (low + high) / 2
+        a, b = math.log(p), math.log1p(-p)
+        terms = (
+            ln[n] - ln[j] - ln[n - j] + j * a + (n - j) * b for j in range(m + 1)
+        )
+        low, high = (p, high) if sum(map(math.exp, terms)) > level else (low, p)
+    return low
     # end solution
 
 
-def check(alike):
-    P, Q, R = alike()
+def check(largest_share):
+    from scipy.stats import beta
 
-    def mmd(x, y):
-        xx, yy, xy = ((p @ q.T + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
-        return float(xx.mean() + yy.mean() - 2 * xy.mean())  # all pairs: exact
-
-    for other, name in ((Q, "Q"), (R, "R")):
-        gap = torch.cdist(P, other).min()
-        assert gap > 0.1 * P.std(correction=0), (
-            f"P and {name} (nearly) share a point"
+    for n in (1, 10, 64):
+        clean = 1 - 0.05 ** (1 / n)
+        assert abs(largest_share(n, 0) - clean) < 1e-9, (
+            "with none bad: the rule of three"
         )
-        means = P.mean() - other.mean()
-        stds = P.std(correction=0) - other.std(correction=0)
-        d2 = float(means**2 + stds**2)  # the Fréchet distance on the line
-        assert d2 < 1e-9, f"the Fréchet distance of P and {name} is {d2:.3g}"
-    assert mmd(P, Q) > 1e-3, f"MMD² does not see Q: {mmd(P, Q):.3g}"
-    assert abs(mmd(P, R)) < 1e-9, f"MMD² sees R: {mmd(P, R):.3g}"
+    cases = ((10, 1, 0.05), (64, 3, 0.05), (100, 50, 0.01), (3000, 1000, 0.05))
+    for n, m, level in cases:
+        exact = beta.ppf(1 - level, m + 1, n - m)
+        found = largest_share(n, m, level)
+        assert abs(found - exact) < 1e-6, (
+            f"{m} of {n} at {level}: expected {exact:.6f}, got {found:.6f}"
+        )
+    assert largest_share(5, 5) == 1, "if all were bad, nothing can be ruled out"

@@ -297,9 +297,13 @@ def test_classifiers_are_trained_only_where_they_can_be_tested(folder):
     eyes = evaluation.pixels((1, 28, 28))
     train, bare = data.load("mnist-5k"), data.Images(data.load("mnist-5k", "test").x, {}, "folder:digits")
     how = of_model.Sampling("ddim", 2, Guidance(), 50, 1)
-    with pytest.raises(ValueError, match="folder:digits has no labels to test classifiers on; give --no-accuracy"):
-        of_model.measure(model, how, eyes, "it", train, bare)
-    of_model.measure(model, replace(how, accuracy=False), eyes, "it", train, bare)
+    learning = replace(how, accuracy=True)
+    with pytest.raises(ValueError, match="folder:digits has no labels to test classifiers on; leave --accuracy out"):
+        of_model.measure(model, learning, eyes, "it", train, bare)
+    of_model.measure(model, how, eyes, "it", train, bare)
+    one = replace(train, conditions={"y": torch.zeros(len(train), dtype=torch.int64)})
+    with pytest.raises(ValueError, match="two classes or more"):
+        of_model.measure(model, learning, eyes, "it", one, data.load("mnist-5k", "test"))
 
 
 def test_bits_are_measured_in_batches_of_that_size(run, folder, tmp_path, monkeypatch):
@@ -364,7 +368,7 @@ def test_the_precision_is_said_and_changes_little(run, words, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if isinstance(models.load_any(name), Model)])
 def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, name):
-    """With 60 pictures and the offline digits in the place of all of MNIST, of which they are a part.
+    """With 60 pictures, and the offline digits in the place of all of MNIST, of which they are a part.
 
     The kernel distance has no bias in N, so it must be the card's within its own error, which at this N sees only what
     is gross: noise, another model's weights on a wrong schedule. How it was measured must be the same to the word.
@@ -378,7 +382,8 @@ def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, 
             del command[at : at + 2]
             break
     (tmp_path / "it.safetensors").write_bytes(zoo.weights(name).read_bytes())
-    (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": "mnist-5k"}}))
+    offline = {"mnist": "mnist-5k"}.get(card["recipe"]["data"], card["recipe"]["data"])
+    (tmp_path / "it.json").write_text(json.dumps({**card, "recipe": {**card["recipe"], "data": offline}}))
     options = [word for word in command[4:] if word not in ("--accuracy", "--no-accuracy")]
     run("evaluate", "-m", "it.safetensors", *options, "--count", 60, "--seeds", 1, "--no-accuracy")
     report = json.loads((tmp_path / "report.json").read_text())
@@ -389,7 +394,8 @@ def test_the_command_of_a_card_still_measures_what_the_card_says(run, tmp_path, 
     assert found["notes"].partition("Guided")[1:] == said["notes"].partition("Guided")[1:]
     kernel = report["reports"][0]["measures"][1]
     error = (kernel["interval"][1] - kernel["value"]) / 2.093  # Student's t, 95 %, 19 degrees of freedom
-    assert abs(kernel["value"] - card["metrics"]["KCD-MNIST"]["mean"]) < 4 * error
+    (name,) = (name for name in card["metrics"] if name.startswith(("KCD", "kernel distance")))
+    assert abs(kernel["value"] - card["metrics"][name]["mean"]) < 4 * error
 
 
 def test_a_mistake_is_one_line(run, words, folder, tmp_path):
@@ -444,6 +450,8 @@ def own(run, tmp_path):
         "evaluate",
         "-m",
         "run",
+        "-o",
+        "report.json",
         "--extractor",
         "pixels",
         "-n",
@@ -473,6 +481,54 @@ def test_a_run_on_a_folder_is_measured_beside_pictures_that_it_has_not_seen(run,
     eyes = evaluation.pixels((3, 4, 4))
     distance = evaluation.frechet_distance(evaluation.moments(eyes, x), evaluation.moments(eyes, train.x))
     assert found["summary"]["Fréchet distance (pixels 3×4×4)"]["mean"] == pytest.approx(distance, rel=1e-6)
+
+
+def test_a_run_on_a_folder_is_measured_without_an_option(run, own, tmp_path, monkeypatch):
+    """By its own held-out folder, edges, and half as many pictures as there are real ones; beside the run."""
+    paint(tmp_path / "kept", 48, 1)
+    if hasattr(RunConfig, "held_out"):
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "held_out": "folder:kept"}))
+    else:  # a run is not told yet
+        monkeypatch.setattr(RunConfig, "held_out", "folder:kept", raising=False)
+    run("evaluate", "-m", "run")
+    found = json.loads((tmp_path / "run" / "report.json").read_text())
+    by = found["summary"]["measured by"]
+    assert (by["held out"], by["seeds of sampling"]) == ("folder:kept", 3)
+    assert by["extractor"].startswith("edges and colours 4×4")
+    assert found["reports"][0]["n"] == (60 + 48) // 2
+    assert "classification accuracy score" not in found["summary"]
+    assert set(found["summary"]["memorisation"]) == {"features", "pixels"}
+    assert found["of"] == {
+        "weights_sha256": evaluation.weights_sha256(models.load(tmp_path / "run").network),
+        "command": "diffusion-book evaluate --model run",
+    }
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_what_is_usual_follows_from_the_data():
+    digits, icons = data.load("mnist-5k"), data.load("icons")
+    assert of_model.usual_extractor(digits) == "mnist-classifier"
+    assert of_model.usual_extractor(icons) == "edges"
+    assert of_model.usual_count(icons, data.load("icons", "test")) == 1270 // 2
+    many = data.Images(torch.zeros(60_000, 1, 1, 1), {}, "mnist/train")
+    assert of_model.usual_count(many, digits) == 10_000
+    few = data.Images(icons.x[:30], {}, "few")
+    assert of_model.usual_count(few, few) == 50  # and what is wrong is told: there are too few
+
+
+def test_labels_of_held_out_pictures_must_mean_the_same(run, tmp_path):
+    for folder, classes in {"a": ("x", "y"), "b": ("y", "z"), "c": ("x", "y")}.items():
+        for name in classes:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            paint(tmp_path / folder / name, 4, ord(folder) + 7 * ord(name))
+    recipe = RunConfig(data=f"folder:{tmp_path / 'a'}", size=4, labels="folders", network=NETWORK)
+    card = models.Card(recipe=recipe)
+    with pytest.raises(ValueError, match=r"the classes of folder:.*b, y, z, are not those of folder:.*a, x, y"):
+        of_model.real_images(card, f"folder:{tmp_path / 'b'}", labelled=True)
+    _, unseen = of_model.real_images(card, f"folder:{tmp_path / 'c'}", labelled=True)
+    assert unseen.conditions["y"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert not of_model.real_images(card, f"folder:{tmp_path / 'b'}")[1].conditions
 
 
 def test_held_out_pictures_that_cannot_be_are_told_before_anything_is_drawn(run, own, tmp_path):

@@ -9,9 +9,8 @@ import torch
 
 from diffusion_book import data, models, zoo
 from diffusion_book.cli.zoo import duration
-from diffusion_book.models import Card
+from diffusion_book.models import Card, runs
 from diffusion_book.training import checkpoint
-from diffusion_book.zoo import making
 
 DENOISER = """
 data = "mnist-5k"
@@ -106,10 +105,10 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
     lines = [(10, 80, 40.0), (20, 160, 80.0), (25, 200, 10.0)]
     log = [{"step": s, "images": n, "images_per_second": r, "loss": 1 / s} for s, n, r in lines]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    assert making.wall_time(tmp_path, 200) == 2 + 1 + 4
-    assert making.wall_time(tmp_path, 120) == 2 + 0.5
-    assert making.wall_time(tmp_path, 40) == 1
-    assert making.training_loss(tmp_path, 22) == 0.05
+    assert runs.wall_time(tmp_path, 200) == 2 + 1 + 4
+    assert runs.wall_time(tmp_path, 120) == 2 + 0.5
+    assert runs.wall_time(tmp_path, 40) == 1
+    assert runs.training_loss(tmp_path, 22) == 0.05
 
 
 @pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])

@@ -1,11 +1,14 @@
 """Extractors: what identifies them, that they stream, and that wrong images are told."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from diffusion_book import data, evaluation
 from diffusion_book.data.images import from_uint8, to_uint8
-from diffusion_book.evaluation import Extractor, extract, from_classifier, from_module, pixels, weights_sha256
+from diffusion_book.evaluation import Extractor, extract, features, from_classifier, from_module, pixels, weights_sha256
 from diffusion_book.nn import Classifier, ClassifierConfig
 
 
@@ -171,3 +174,40 @@ def test_bright_images_are_measured_where_they_are_known_to_be_bright(generator)
     assert torch.equal(extract(extractor, [drawn], bright=True), snow.flatten(1))
     with pytest.raises(ValueError, match="must fill"):
         extract(extractor, drawn)
+
+
+@pytest.mark.parametrize("angle", [0.0, 22.5, 30.0, 90.0, 179.0])
+def test_a_slope_is_an_edge_of_its_direction(angle):
+    """A picture that rises evenly towards an angle, so that every pixel's difference is known."""
+    turn = math.radians(angle)
+    across, down = torch.arange(16.0).expand(16, 16), torch.arange(16.0).expand(16, 16).T
+    slope = 0.01
+    x = (slope * (math.cos(turn) * across + math.sin(turn) * down) - 0.1)[None, None]
+    found = features._edges(x)[0]
+    histogram, colours = found[:128].reshape(8, 4, 4), found[128:].reshape(4, 4)
+    inner = histogram[:, 1:-1, 1:-1].square() - 0.1  # at the border the outermost pixel is repeated
+    place = angle / 22.5
+    low, share = int(place) % 8, place - int(place)
+    expected = torch.zeros(8)
+    expected[low] += 2 * slope * (1 - share)
+    expected[(low + 1) % 8] += 2 * slope * share
+    assert torch.allclose(inner, expected[:, None, None].expand_as(inner), atol=1e-6)
+    blocks = torch.stack([x[0, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean() for i in range(4) for j in range(4)])
+    assert torch.allclose(colours.flatten(), 0.5 * blocks, atol=1e-6)
+    turned = features._edges(-x)[0, :128].square()  # dark on light is light on dark
+    assert torch.allclose(turned, found[:128].square(), atol=1e-6)
+
+
+def test_edges_find_a_copy_that_was_moved_where_pixels_do_not():
+    x = data.load("icons", "test").x
+    moved = torch.roll(x, (1, 1), (2, 3))
+    shares = {}
+    for eyes in (evaluation.edges(3), evaluation.pixels((3, 32, 32))):
+        which = evaluation.nearest(eyes(moved), eyes(x)).which[:, 0]
+        shares[eyes.name] = float((which == torch.arange(len(x))).double().mean())
+    assert shares["edges and colours 4×4"] > 0.9 > shares["pixels 3×32×32"] + 0.05
+
+
+def test_edges_take_any_size_and_grey(generator):
+    for shape, dim in (((2, 1, 28, 28), 144), ((2, 3, 5, 7), 176)):
+        assert evaluation.edges(shape[1])(torch.rand(shape, generator=generator) * 2 - 1).shape == (2, dim)

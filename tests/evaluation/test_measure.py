@@ -215,3 +215,15 @@ def test_a_set_of_snow_is_measured(generator, tmp_path):
     assert (found.n, found.memorisation["pixels"].copies) == (50, 1)  # as bytes they are the training images
     with pytest.raises(ValueError, match="must fill"):
         evaluate(drawn, Images(-snow[:60], {}, "night"), test, pixels((3, 4, 4)), ORIGIN, folder=tmp_path)
+
+
+def test_mirrored_copies_are_found_where_a_network_learnt_from_mirrored_images(generator, tmp_path):
+    real = Images(from_uint8(torch.randint(256, (120, 3, 4, 4), generator=generator).byte()), {}, "folder:mine")
+    other = Images(from_uint8(torch.randint(256, (60, 3, 4, 4), generator=generator).byte()), {}, "folder:others")
+    mirror = real.x[:60].flip(3)
+    for mirrored in (False, True):
+        found = evaluate(mirror, real, other, pixels((3, 4, 4)), ORIGIN, mirrored=mirrored, folder=tmp_path)
+        for kind in ("pixels", "features"):
+            assert found.memorisation[kind].copies == float(mirrored)
+        assert bool(torch.equal(found.pictures.by_pixels, found.pictures.samples)) == mirrored
+        assert bool(torch.equal(found.pictures.by_features, found.pictures.samples)) == mirrored

@@ -23,11 +23,24 @@ def evaluate(
     context: typer.Context,
     model: options.Model,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The report; a .md and a .png of the same name lie beside it.")
-    ] = Path("report.json"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The report; a .md and a .png of the same name lie beside it. [default: report.json, of a run in its "
+            "folder]",
+        ),
+    ] = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=0, help="Pictures for each seed, 50 or more; 0 leaves them out.")
-    ] = 10_000,
+        int | None,
+        typer.Option(
+            "--count",
+            "-n",
+            min=0,
+            help="Pictures for each seed, 50 or more; 0 leaves them out. [default: half as many as there are real "
+            "ones, 10,000 at most]",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often; three or more show how much is chance.")] = 3,
     steps: options.Steps = 18,
     sampler: options.Sampler = "dpm_solver",
@@ -38,14 +51,21 @@ def evaluate(
         str, typer.Option(help="Of the network: fp32, bf16, fp16 (CUDA), or auto, which suits the device.")
     ] = "auto",
     extractor: Annotated[
-        str, typer.Option(help="A classifier whose features are compared, as for --model; pixels; or inception.")
-    ] = "mnist-classifier",
+        str | None,
+        typer.Option(
+            help="A classifier whose features are compared, as for --model; edges, pixels or inception. [default: "
+            "mnist-classifier for MNIST's digits, else edges]"
+        ),
+    ] = None,
     accuracy: Annotated[
         bool, typer.Option(help="Train classifiers on the first seed's pictures and on real ones, which takes minutes.")
-    ] = True,
+    ] = False,
     held_out: Annotated[
         str | None,
-        typer.Option(help="Real pictures that the model has not seen: folder:PATH, or a name of data list."),
+        typer.Option(
+            help="Real pictures that the model has not seen: folder:PATH, or a name of data list. [default: those "
+            "that its run was told to hold out, or its data set's own]"
+        ),
     ] = None,
     bits: Annotated[
         tuple[int, int],
@@ -63,6 +83,7 @@ def evaluate(
 
     A classifier is measured by its accuracy on held-out pictures; what is said of samples is not for it.
     """
+    out = out or report_of(model)
     if out.suffix != ".json":
         raise ValueError(f"{out} must end in .json; a .md and a .png are written beside it")
 
@@ -82,30 +103,39 @@ def evaluate(
         _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")
         numbers = of_model.measure_classifier(found, model, of_model.real_images(found.card, held_out)[1])
     else:
-        if 0 < count < 50 or not (count or any(bits)):
+        if count is not None and (0 < count < 50 or not (count or any(bits))):
             raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")
-        if not count:
+        if count == 0:
             _check_used(context, OF_BITS, "--count 0 draws nothing and leaves bits per dimension alone")
-        train, unseen = of_model.real_images(found.card, held_out)
+        train, unseen = of_model.real_images(found.card, held_out, labelled=accuracy)
+        count = of_model.usual_count(train, unseen) if count is None else count
         pending: Iterator[Report] = iter(())
         if count:
             bad = None if bad_model is None else models.load(bad_model, where)
             guided = models.Guidance(guidance, interval, bad)
             how = of_model.Sampling(sampler, steps, guided, count, seeds, _precision(precision), batch_size, accuracy)
-            pending = of_model.measure(
-                found, how, of_model.extractor_of(extractor, train.shape, where), model, train, unseen
-            )
+            looks = of_model.extractor_of(extractor or of_model.usual_extractor(train), train.shape, where)
+            pending = of_model.measure(found, how, looks, model, train, unseen)
         # All that could be wrong is told by now; what takes minutes comes before what takes an hour.
         likelihood = {summary.BITS: of_model.bits(found, *bits, unseen, batch_size)} if any(bits) else {}
         reports = list(pending)
         numbers = {**(summary.together(reports) if reports else {}), **likelihood}
-    written = summary.write(numbers, reports, out)
+    of, command = weights_sha256(found.network), _as_typed(context)
+    written = summary.write(numbers, reports, out, {"weights_sha256": of, "command": command})
     if weights is not None:
-        summary.into_card(found.card, numbers, weights_sha256(found.network), _as_typed(context)).write(weights)
+        summary.into_card(found.card, numbers, of, command).write(weights)
     typer.echo(summary.markdown(numbers, reports))
     if reports:  # last, for nothing that was measured hangs on it
         written.append(_draw(reports[0], out.with_suffix(".png")))
     typer.echo(f"report: {', '.join(map(str, written))}")
+
+
+def report_of(model: str) -> Path:
+    """Where the report of a model lies if nobody says: that of a run in its folder, where `card` looks for it."""
+    from diffusion_book._files import expanded
+
+    folder = expanded(model)
+    return folder / "report.json" if (folder / "config.json").is_file() else Path("report.json")
 
 
 def _draw(report: "Report", path: Path) -> Path:

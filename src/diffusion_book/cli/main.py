@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diffusion_book.cli import data, zoo
+from diffusion_book.cli.card import card
 from diffusion_book.cli.errors import Commands
 from diffusion_book.cli.evaluate import evaluate
 from diffusion_book.cli.export import export
@@ -61,6 +62,7 @@ def main(
 app.command("train", short_help="Train a model, on your own pictures if you like.")(train)
 app.command("sample")(sample)
 app.command("evaluate", short_help="Measure a model beside real pictures.")(evaluate)
+app.command("card", short_help="Write a run for others: weights, card, pictures.")(card)
 app.command("export", short_help="Write a model for others to read.")(export)
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

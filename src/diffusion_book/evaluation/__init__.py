@@ -10,6 +10,7 @@ A distance between sets of images is one between their features, so everything h
 from diffusion_book.evaluation.accuracy import Scores, accuracy, classification_accuracy_score, named_rightly
 from diffusion_book.evaluation.features import (
     Extractor,
+    edges,
     extract,
     feature_batches,
     from_classifier,
@@ -56,6 +57,7 @@ __all__ = [
     "classification_accuracy_score",
     "default_folder",
     "density_coverage",
+    "edges",
     "evaluate",
     "extract",
     "feature_batches",

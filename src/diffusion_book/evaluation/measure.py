@@ -36,6 +36,7 @@ def evaluate(
     kept: int = 1000,
     shown: int = 10,
     accuracy_steps: int = 600,
+    mirrored: bool = False,
     folder: Path | str | None = None,
     progress: bool = False,
 ) -> Report:
@@ -55,6 +56,7 @@ def evaluate(
         pairs: kernel distance, precision to coverage and neighbours in features compare at most so many of each set.
         kept: neighbours in pixels are looked for of so many samples. shown: so many are kept for the picture.
         accuracy_steps: of training each classifier of the accuracy score.
+        mirrored: look for copies among mirrored training images, too, as whoever trained on them must.
         folder: where the reference's features are kept, see `reference_features`.
 
     Raises:
@@ -81,12 +83,16 @@ def evaluate(
     learnt = reference_features(extractor, train, folder, progress)
     unseen = extract(extractor, test.x, progress=progress, bright=True)
     measures = _measures(ours, learnt, unseen, extractor, train.name, seeds, pairs)
-    by_features = nearest(ours[:shown], learnt).which[:, 0]
-    by_pixels = nearest(early[:shown], train.x).which[:, 0]
+    known, known_features = train.x, learnt
+    if mirrored:
+        known = torch.cat([known, known.flip(3)])
+        known_features = torch.cat([learnt, extract(extractor, train.x.flip(3), progress=progress, bright=True)])
+    by_features = nearest(ours[:shown], known_features).which[:, 0]
+    by_pixels = nearest(early[:shown], known).which[:, 0]
     some = {"features": min(pairs, len(ours)), "pixels": min(kept, len(early))}
     copied = {
-        "features": memorisation(ours[: some["features"]], unseen[_shuffled(unseen, pairs)], learnt),
-        "pixels": memorisation(early[: some["pixels"]], test.x[_shuffled(test.x, kept)], train.x),
+        "features": memorisation(ours[: some["features"]], unseen[_shuffled(unseen, pairs)], known_features),
+        "pixels": memorisation(early[: some["pixels"]], test.x[_shuffled(test.x, kept)], known),
     }
     scores = None
     if labels is not None:
@@ -123,7 +129,7 @@ def evaluate(
             "torch": torch.__version__,
             "diffusion_book": version("diffusion-book"),
         },
-        pictures=Pictures(early[:shown], train.x[by_pixels], train.x[by_features]),
+        pictures=Pictures(early[:shown], known[by_pixels], known[by_features]),
     )
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffusion_book import data, models, zoo
 from diffusion_book.conditions import Conditions
 from diffusion_book.evaluation.accuracy import named_rightly
-from diffusion_book.evaluation.features import Extractor, from_classifier, pixels, weights_sha256
+from diffusion_book.evaluation.features import Extractor, edges, from_classifier, pixels, weights_sha256
 from diffusion_book.evaluation.inception import inception
 from diffusion_book.evaluation.likelihood import Bits, bits_by_bound, bits_by_ode
 from diffusion_book.evaluation.measure import evaluate
@@ -39,7 +39,7 @@ class Sampling:
     seeds: int
     precision: Precision = "auto"
     batch_size: int = 250
-    accuracy: bool = True
+    accuracy: bool = False
 
 
 def measure(
@@ -51,16 +51,16 @@ def measure(
     frequent.
 
     Raises:
-        ValueError: there are too few images; they have no labels, and classifiers are to learn; or what `models.draw`
-            raises.
+        ValueError: there are too few images; classifiers are to learn, and there are no labels or no two classes; or
+            what `models.draw` raises.
     """
     _check_enough(how.count, train, unseen)
     C, H, W = train.shape
     model = replace(model, shape=(C, H, W))
     notes = _notes(model, how)
     labels = [_labels(model, train, how.count, seed) for seed in range(how.seeds)]
-    if how.accuracy and labels[0] is not None and "y" not in unseen.conditions:
-        raise ValueError(f"{unseen.name} has no labels to test classifiers on; give --no-accuracy")
+    if how.accuracy:
+        _check_labels(labels[0], unseen)
     drawn = [
         models.batches(
             model,
@@ -82,7 +82,9 @@ def measure(
             # Classifiers are trained for the accuracy score, which takes minutes: once is enough.
             y = y if how.accuracy and seed == 0 else None
             with _counting(model, how.guidance.bad) as rows:
-                report = evaluate(x, train, unseen, extractor, origin, y, progress=sys.stderr.isatty())
+                report = evaluate(
+                    x, train, unseen, extractor, origin, y, mirrored=_flips(model), progress=sys.stderr.isatty()
+                )
             # How often a sampler asks is known when it has drawn, which it does while it is measured.
             yield replace(report, origin=replace(origin, nfe=round(sum(rows) / how.count)))
 
@@ -179,11 +181,13 @@ def _ode(model: Model, told: Conditions, x: Tensor, generator: torch.Generator) 
 
 
 def extractor_of(name: str, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Extractor:
-    """What looks at images (C, H, W): "pixels"; "inception"; or a classifier, as `models.load_classifier` finds it.
+    """What looks at images (C, H, W): "edges", "pixels", "inception", or a classifier for `models.load_classifier`.
 
     Raises:
         ValueError: it is no classifier, or does not fit the images. ConnectionError: Inception cannot be downloaded.
     """
+    if name == "edges":
+        return edges(shape[0])
     if name == "pixels":
         return pixels((shape[0], shape[1], shape[2]))
     if name == "inception":
@@ -200,10 +204,27 @@ def extractor_of(name: str, shape: tuple[int, ...], device: torch.device | str =
     return from_classifier(found.network, name, found.card.accuracy)
 
 
-def real_images(card: Card, unseen: str | None) -> tuple[data.Images, data.Images]:
-    """What a model was trained on, and held-out images: the named ones, or those of the same data set.
+MOST = 10_000
+"""Pictures of a model, where nobody says how many."""
+DIGITS = ("mnist", "mnist-5k")
+"""Of which the zoo's classifier knows what it sees."""
 
-    Files of a folder that cannot be read are left out where they were in training.
+
+def usual_count(train: data.Images, unseen: data.Images) -> int:
+    """Half as many pictures as there are real images: then the floor compares two halves of these, and no fewer."""
+    return min(MOST, max(50, (len(train) + len(unseen)) // 2))
+
+
+def usual_extractor(train: data.Images) -> str:
+    """What looks at pictures if nobody says: a classifier where it was trained on such, else what needs no training."""
+    return "mnist-classifier" if train.name.partition("/")[0] in DIGITS else "edges"
+
+
+def real_images(card: Card, unseen: str | None, labelled: bool = False) -> tuple[data.Images, data.Images]:
+    """What a model was trained on, and held-out images: the named ones, or its run's, or those of its data set.
+
+    Files of a folder that cannot be read are left out where they were in training. The held-out ones of a folder have
+    labels where they are asked for and training had some.
 
     Raises:
         ValueError: they cannot be had; or held-out images are of another shape, or among those trained on.
@@ -214,6 +235,7 @@ def real_images(card: Card, unseen: str | None) -> tuple[data.Images, data.Image
             f"nothing to compare with; evaluate a run, a file with its card, or one of {', '.join(zoo.names())}"
         )
     name, skip_broken = card.recipe.data, card.recipe.skip_broken
+    unseen = unseen or getattr(card.recipe, "held_out", None)
     if unseen is None and name not in data.DATASETS:
         raise ValueError(
             f"the model was trained on {name}, of which there are no held-out images and so no floor to compare with; "
@@ -226,12 +248,13 @@ def real_images(card: Card, unseen: str | None) -> tuple[data.Images, data.Image
     height, width = train.x.shape[2:]
     if height != width:
         raise ValueError(f"squares are drawn, so none can be compared with {train.name} of {width}×{height} pixels")
-    held_out = _load(unseen or name, "test", height, skip_broken)
+    held_out = _load(unseen or name, "test", height, skip_broken, card.recipe.labels if labelled else None)
     if train.x.shape[1:] != held_out.x.shape[1:]:
         raise ValueError(
             f"held-out images must be as those that the model was trained on, [N, C, H, W] = {list(train.x.shape)} of "
             f"{train.name}, got {list(held_out.x.shape)} of {held_out.name}"
         )
+    _check_classes(train, held_out)
     own = unseen in (None, name) and name in data.DATASETS
     seen = 0 if own else len(data.duplicates(held_out.x, train.x)[:, 0].unique())
     if seen:
@@ -240,6 +263,23 @@ def real_images(card: Card, unseen: str | None) -> tuple[data.Images, data.Image
             f"on, {train.name}; hold out others"
         )
     return train, held_out
+
+
+def _check_labels(y: Tensor | None, unseen: data.Images) -> None:
+    """Before anything is drawn: what classifiers are to learn from, and to be tested on."""
+    if y is None or len(y.unique()) < 2:
+        raise ValueError("classifiers learn from pictures of two classes or more; leave --accuracy out")
+    if "y" not in unseen.conditions:
+        raise ValueError(f"{unseen.name} has no labels to test classifiers on; leave --accuracy out")
+
+
+def _check_classes(train: data.Images, held_out: data.Images) -> None:
+    """Labels are numbers, which mean the same only where both folders have the same classes."""
+    if "y" in held_out.conditions and held_out.class_names != train.class_names:
+        raise ValueError(
+            f"the classes of {held_out.name}, {', '.join(held_out.class_names)}, are not those of {train.name}, "
+            f"{', '.join(train.class_names)}; hold out some of each, or leave --accuracy out"
+        )
 
 
 def _load(
@@ -292,7 +332,13 @@ def _notes(model: Model, how: Sampling) -> str:
         notes.append("Guided away from a worse model.")
     if not how.guidance.everywhere:
         notes.append(f"Guided {how.guidance.where}.")
+    if _flips(model):
+        notes.append("Copies are looked for among mirrored training images, too.")
     return " ".join(notes)
+
+
+def _flips(model: Model) -> bool:
+    return model.card.recipe is not None and model.card.recipe.flip
 
 
 def _where(network: nn.Module) -> str:

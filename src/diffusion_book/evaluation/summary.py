@@ -79,9 +79,13 @@ def _accuracy_rows(found: dict[str, Any]) -> Iterator[str]:
     yield f"\nSHA-256 of the file: {of['sha256'] or 'none'}; of the weights: {of['weights_sha256']}."
 
 
-def write(found: dict[str, Any], reports: list[Report], out: Path) -> list[Path]:
-    """JSON for machines and Markdown for people → the two files."""
-    write_whole(out, {"summary": found, "reports": [report.to_dict() for report in reports]})
+def write(found: dict[str, Any], reports: list[Report], out: Path, of: dict[str, str] | None = None) -> list[Path]:
+    """JSON for machines and Markdown for people → the two files.
+
+    Args:
+        of: what was measured, by the SHA-256 of its weights, and the command that does it again.
+    """
+    write_whole(out, {"of": of or {}, "summary": found, "reports": [report.to_dict() for report in reports]})
     write_whole(out.with_suffix(".md"), (markdown(found, reports) + "\n").encode())
     return [out, out.with_suffix(".md")]
 

@@ -23,6 +23,8 @@ class Card:
 
     Attributes:
         name: of the model. command: that made it.
+        licence: of the weights. source: where its training data come from, and on what terms.
+        use: what it is for, and what not.
         sha256: of the file of weights. weights_sha256: of the weights as they are loaded, whatever file they are in.
         recipe: the configuration of its training. seed: of every random number in it.
         step: of the optimiser, at which the weights were taken. images_seen: until then.
@@ -44,6 +46,9 @@ class Card:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     studies: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    source: str = ""
+    use: str = ""
 
     @property
     def accuracy(self) -> float | None:

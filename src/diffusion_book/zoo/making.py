@@ -1,15 +1,14 @@
 """From a recipe's finished run to weights of the zoo, with a card that says how they were made. Chapter 11."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
 from diffusion_book.evaluation.of_model import classifier_metrics
 from diffusion_book.models import load_any, save
 from diffusion_book.models.card import Card, hardware, versions
+from diffusion_book.models.runs import training_loss, wall_time
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
 
@@ -24,21 +23,6 @@ def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path
     steps = {step: f"{name}-early" if one else f"{name}-step-{step}" for step in config.keep_steps}
     steps[config.steps] = name
     return [_export(trainer, step, called, command, folder) for step, called in steps.items()]
-
-
-def wall_time(run: Path, images: int) -> float:
-    """Seconds that a run spent until it had seen so many images, from its log; what a crash threw away is not in it."""
-    seconds, before = 0.0, 0
-    for line in _log(run):
-        seconds += max(0, min(line["images"], images) - before) / line["images_per_second"]
-        before = line["images"]
-    return round(seconds, 1)
-
-
-def training_loss(run: Path, step: int) -> float:
-    """The last mean that the log has up to that step, of the batches since the line before."""
-    lines = [line for line in _log(run) if line["step"] <= step] or _log(run)
-    return float(f"{lines[-1]['loss']:.4g}")
 
 
 def _export(trainer: Trainer, step: int, called: str, command: str, folder: Path) -> Path:
@@ -74,7 +58,3 @@ def _save(trainer: Trainer, step: int, path: Path) -> str:
     if not config.denoises:
         return save(path, network)
     return save(path, network, config.denoising.schedule, config.denoising.T, config.denoising.prediction)
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
