@@ -3,15 +3,15 @@
 import torch
 
 
-def gaussian_floor(prediction: str, a: float, b: float, s: float) -> float:
+def gaussian_floor(prediction: str, a: float, b: float, tau: float) -> float:
     """Return the loss of the best prediction of "eps", "x0" or "v".
 
-    It is made from x_t = a x_0 + b ε, where x_0 ~ N(0, s²) and
+    It is made from x_t = a x_0 + b ε, where x_0 ~ N(0, τ²) and
     ε ~ N(0, 1) are independent and a² + b² = 1.
     """
     # solution
-    variance = a**2 * s**2 + b**2
-    eps, x0 = a**2 * s**2 / variance, b**2 * s**2 / variance
+    variance = a**2 * tau**2 + b**2
+    eps, x0 = a**2 * tau**2 / variance, b**2 * tau**2 / variance
     return {"eps": eps, "x0": x0, "v": eps + x0}[prediction]
     # end solution
 
@@ -19,9 +19,9 @@ def gaussian_floor(prediction: str, a: float, b: float, s: float) -> float:
 def check(gaussian_floor):
     g = torch.Generator().manual_seed(0)
     n = 200_000
-    for a, s in ((0.6, 1.0), (0.995, 0.5), (0.1, 2.0), (0.8, 0.1)):
+    for a, tau in ((0.6, 1.0), (0.995, 0.5), (0.1, 2.0), (0.8, 0.1)):
         b = (1 - a**2) ** 0.5
-        x0 = s * torch.randn(n, generator=g, dtype=torch.float64)
+        x0 = tau * torch.randn(n, generator=g, dtype=torch.float64)
         eps = torch.randn(n, generator=g, dtype=torch.float64)
         xt = a * x0 + b * eps
         targets = {"eps": eps, "x0": x0, "v": a * eps - b * x0}
@@ -29,8 +29,8 @@ def check(gaussian_floor):
             slope = (y * xt).sum() / (xt * xt).sum()  # fit a line
             measured = ((y - slope * xt) ** 2).mean()
             error = measured * (2 / n) ** 0.5
-            got = gaussian_floor(name, a, b, s)
-            where = f"{name} at a = {a}, s = {s}"
+            got = gaussian_floor(name, a, b, tau)
+            where = f"{name} at a = {a}, τ = {tau}"
             told = f"{where}: a fit reaches {measured:.4f}, not {got:.4f}"
             assert abs(got - measured) < 5 * error, told
     early = gaussian_floor("eps", 0.99995, 1e-2, 1.0)
