@@ -1,39 +1,38 @@
-"""Give the smallest possible loss on Gaussian data for three targets."""
+"""Find the β of the schedule that visits only some of another's times."""
 
 import torch
+from diffusion_book import process, schedules
 
 
-def gaussian_floor(prediction: str, a: float, b: float, s: float) -> float:
-    """Return the loss of the best prediction of "eps", "x0" or "v".
+def respaced_beta(schedule, times: list[int]) -> torch.Tensor:
+    """Return the n values of β' of the schedule that visits these times.
 
-    It is made from x_t = a x_0 + b ε, where x_0 ~ N(0, s²) and
-    ε ~ N(0, 1) are independent and a² + b² = 1.
+    They rise: 0 < times[0] < … < times[n − 1] = T. The table
+    `schedule.alpha_bar` holds ᾱ_0 … ᾱ_T.
     """
     # solution
-    variance = a**2 * s**2 + b**2
-    eps, x0 = a**2 * s**2 / variance, b**2 * s**2 / variance
-    return {"eps": eps, "x0": x0, "v": eps + x0}[prediction]
+    alpha_bar = schedule.alpha_bar[[0, *times]]
+    return 1 - alpha_bar[1:] / alpha_bar[:-1]
     # end solution
 
 
-def check(gaussian_floor):
+def check(respaced_beta):
+    schedule, times = schedules.cosine(), [1, 30, 200, 700, 999, 1000]
+    beta = respaced_beta(schedule, times)
+    assert beta.shape == (6,), f"6 steps, but shape {tuple(beta.shape)}"
+    skipping = schedules.Discrete(beta)
+    same = torch.allclose(skipping.alpha_bar[1:], schedule.alpha_bar[times])
+    assert same, "ᾱ'_i must be ᾱ at times[i − 1]"
     g = torch.Generator().manual_seed(0)
-    n = 200_000
-    for a, s in ((0.6, 1.0), (0.995, 0.5), (0.1, 2.0), (0.8, 0.1)):
-        b = (1 - a**2) ** 0.5
-        x0 = s * torch.randn(n, generator=g, dtype=torch.float64)
-        eps = torch.randn(n, generator=g, dtype=torch.float64)
-        xt = a * x0 + b * eps
-        targets = {"eps": eps, "x0": x0, "v": a * eps - b * x0}
-        for name, y in targets.items():
-            slope = (y * xt).sum() / (xt * xt).sum()  # fit a line
-            measured = ((y - slope * xt) ** 2).mean()
-            error = measured * (2 / n) ** 0.5
-            got = gaussian_floor(name, a, b, s)
-            where = f"{name} at a = {a}, s = {s}"
-            told = f"{where}: a fit reaches {measured:.4f}, not {got:.4f}"
-            assert abs(got - measured) < 5 * error, told
-    early = gaussian_floor("eps", 0.99995, 1e-2, 1.0)
-    late = gaussian_floor("eps", 6.3e-3, 0.99998, 1.0)
-    assert early > 0.99, "with almost no noise the ε-loss is near 1"
-    assert late < 1e-4, "where x_t is nearly all noise it is near 0"
+    x0, xt = torch.randn(2, 5, 3, generator=g, dtype=torch.float64)
+    for i in range(1, 7):
+        t, s = times[i - 1], [0, *times][i - 1]
+        ours = process.posterior(skipping, xt, x0, i)
+        theirs = process.posterior(schedule, xt, x0, t, s)
+        same = torch.allclose(ours.mean, theirs.mean)
+        assert same, f"the posterior means of step {i} differ"
+        same = torch.allclose(ours.std, theirs.std)
+        assert same, f"the posteriors of step {i} differ in width"
+    everything = respaced_beta(schedule, list(range(1, 1001)))
+    same = torch.allclose(everything, schedule.beta[1:])
+    assert same, "visiting every time must give the schedule's own β"

@@ -43,6 +43,20 @@ def test_weight_of_the_noise_error_is_the_kl_of_two_posteriors(t, generator):
     assert float(formula) == pytest.approx(float(kl), rel=1e-6)
 
 
+@pytest.mark.equation("eq-building-v")
+@pytest.mark.parametrize("t", [1, 250, 500, 999])
+def test_data_and_noise_are_read_off_v_as_the_two_equations_say(t, generator):
+    """x_t = a x_0 + b ε and v = a ε − b x_0 are two equations for two unknowns: solve them, and compare."""
+    a, b = COSINE.at(t).a, COSINE.at(t).b
+    system = torch.stack([torch.stack([a, b]), torch.stack([-b, a])])
+    given = randn(2, 30, generator=generator)  # x_t and v
+    x0, eps = torch.linalg.solve(system, given)
+    xt, v = given
+    torch.testing.assert_close(a * xt - b * v, x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(b * xt + a * v, eps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(predictions.to_x0("v", v[:, None], COSINE, xt[:, None], t)[:, 0], x0)
+
+
 @pytest.mark.equation("eq-building-v-splits")
 def test_error_in_v_is_the_sum_of_the_errors_in_x0_and_noise(generator):
     x0, eps, v_hat = (randn(50, 3, generator=generator) for _ in range(3))
@@ -65,6 +79,22 @@ def test_first_loss_of_a_network_that_outputs_zero(t, generator):
     _, a, b = map(float, COSINE.at(t))
     standard_error = float((v**2).std()) / math.sqrt(n)
     assert abs(float((v**2).mean()) - (a**2 + b**2 * m)) < 4 * standard_error
+
+
+@pytest.mark.equation("eq-building-linear")
+@pytest.mark.parametrize("t", [60, 400, 900])
+def test_best_line_through_any_data_leaves_that_error_in_v(t, generator):
+    """Fit a line with a constant by least squares, to data that are neither centred nor Gaussian."""
+    n = 400_000
+    x0 = 0.7 + torch.rand(n, generator=generator, dtype=torch.float64) ** 3
+    s2 = 1 / 7 - 1 / 16  # E u⁶ − (E u³)² for uniform u
+    a, b = float(COSINE.at(t).a), float(COSINE.at(t).b)
+    eps = randn(n, generator=generator)
+    xt, v = a * x0 + b * eps, a * eps - b * x0
+    design = torch.stack([xt, torch.ones_like(xt)], 1)
+    line = torch.linalg.lstsq(design, v[:, None]).solution
+    squares = (v - (design @ line)[:, 0]) ** 2
+    assert abs(float(squares.mean()) - s2 / (a**2 * s2 + b**2)) < 4 * float(squares.std()) / math.sqrt(n)
 
 
 @pytest.mark.equation("eq-building-floor")
@@ -136,6 +166,21 @@ def test_share_of_the_start_under_warm_up(n):
     for k in range(n):
         share *= Fraction(1 + k, 10 + k)
     assert share == Fraction(1, math.comb(n + 9, 9))
+
+
+@pytest.mark.equation("eq-building-ancestral")
+@pytest.mark.parametrize(("t", "s"), [(1000, 980), (700, 300), (2, 1), (40, 0)])
+def test_ancestral_step_is_the_conditional_of_a_joint_gaussian(t, s, generator):
+    """Given x_0, the chain makes (x_s, x_t) jointly Gaussian; condition x_s on x_t by the joint's covariance."""
+    (_, a_t, b_t), (_, a_s, b_s) = (map(float, COSINE.at(i)) for i in (t, s))
+    a_ts = math.prod(float(1 - COSINE.beta[i]) ** 0.5 for i in range(s + 1, t + 1))  # what the steps between keep
+    variance_s, covariance, variance_t = b_s**2, a_ts * b_s**2, b_t**2
+    x0, xt = randn(2, 20, generator=generator)
+    mean = a_s * x0 + covariance / variance_t * (xt - a_t * x0)
+    variance = variance_s - covariance**2 / variance_t
+    b2_ts = b_t**2 - a_ts**2 * b_s**2
+    torch.testing.assert_close((a_s * b2_ts * x0 + a_ts * b_s**2 * xt) / b_t**2, mean, rtol=1e-7, atol=1e-9)
+    assert (b_s * math.sqrt(b2_ts) / b_t) ** 2 == pytest.approx(variance, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.equation("eq-building-ddim-marginal")
