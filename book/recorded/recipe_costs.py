@@ -1,4 +1,4 @@
-"""What the recipes of chapter 11 cost: weights, memory and multiplications counted, the speed of a CPU thread measured."""
+"""What the recipes of chapter 11 cost: weights, memory, multiplications counted, the speed of a CPU thread measured."""
 
 import time
 from typing import Any
