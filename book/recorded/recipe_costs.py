@@ -25,12 +25,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "1,000 at 64": {
         "side": 64,
         "network": {"channels": 32, "channel_mults": (1, 2, 3, 4), "attention_levels": (2, 3), "patch": 2},
-        "settings": [32, 1e-3, 0.999, 20_000, 0.2],
+        "settings": [32, 1e-3, 0.999, 10_000, 0.2],
     },
     "5,000 at 64": {
         "side": 64,
         "network": {"channels": 64, "channel_mults": (1, 2, 3, 4), "attention_levels": (2, 3), "patch": 2},
-        "settings": [64, 5e-4, 0.9995, 40_000, 0.1],
+        "settings": [64, 5e-4, 0.9995, 24_000, 0.1],
     },
     "50,000 at 64": {
         "side": 64,
@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "5,000 at 128": {
         "side": 128,
         "network": {"channels": 64, "channel_mults": (1, 2, 3, 4), "attention_levels": (3,), "patch": 4},
-        "settings": [32, 5e-4, 0.9995, 60_000, 0.1],
+        "settings": [32, 5e-4, 0.9995, 48_000, 0.1],
     },
 }
 
