@@ -178,7 +178,7 @@ def test_pairs_that_share_a_seed(generator):
     assert float(pairs.mean()) == pytest.approx(expected, abs=4 * float(pairs.std()) / repeats**0.5)
 
 
-@pytest.mark.equation("eq-training-parallel")
+@pytest.mark.equation("eq-training-parallel", by="training.Trainer")
 @pytest.mark.parametrize("sizes", [[4, 4, 4], [7, 4, 1]])
 def test_parts_make_up_the_gradient_of_the_batch(sizes, generator):
     w = randn(3, generator=generator).requires_grad_()
