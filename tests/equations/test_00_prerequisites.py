@@ -255,7 +255,7 @@ def test_difference_errs_by_a_third_derivative() -> None:
     leaf, result = value, torch.tanh(value) + value**4
     for _ in range(3):
         (result,) = torch.autograd.grad(result, leaf, create_graph=True)
-        derivatives.append(float(result))
+        derivatives.append(result.item())
     f = lambda x: torch.tanh(x) + x**4  # noqa: E731
     rest = []
     for h in (0.02, 0.01):
