@@ -6,7 +6,7 @@ import torch
 def fill_in(
     mean: torch.Tensor, cov: torch.Tensor, seen: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean [D − k] and covariance of the entries that were not seen.
+    """Return the mean [D − k] and the covariance of the unseen entries.
 
     mean is [D], cov [D, D], and seen [k] are the first k entries.
     """
