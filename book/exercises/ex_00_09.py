@@ -8,7 +8,7 @@ import torch
 def numerical_gradient(
     f: Callable, x: torch.Tensor, h: float = 1e-5
 ) -> torch.Tensor:
-    """Return the gradient of f at x, [D], by differences; f maps [D] to a number."""
+    """Return the gradient of f, from [D] to a number, at x: [D]."""
     # solution
     steps = h * torch.eye(len(x), dtype=x.dtype)
     return torch.stack([(f(x + step) - f(x - step)) / (2 * h) for step in steps])
