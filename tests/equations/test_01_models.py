@@ -160,7 +160,7 @@ def test_squared_error_splits_into_what_cannot_be_known_and_what_was_missed(gues
     assert left > (joint * (x[:, None] - mean) ** 2).sum()
 
 
-@pytest.mark.equation("eq-models-tweedie")
+@pytest.mark.equation("eq-models-tweedie", by="data.toys.GaussianMixture")
 @pytest.mark.parametrize(("a", "b"), [(0.9, 0.2), (0.6, 0.8), (0.1, 1.0)])
 def test_the_guess_is_the_point_moved_uphill(a, b):
     """The mean by Bayes' rule on a grid, the slope by automatic differentiation of an integral."""
@@ -172,7 +172,7 @@ def test_the_guess_is_the_point_moved_uphill(a, b):
     assert torch.allclose(mean, (xt + b**2 * score) / a, atol=1e-8)
 
 
-@pytest.mark.equation("eq-models-tweedie")
+@pytest.mark.equation("eq-models-tweedie", by="data.toys.GaussianMixture")
 def test_the_guess_on_the_ring_is_the_point_moved_uphill():
     """In the plane, with the library's mixture and a derivative of its log-density by central differences."""
     ring, a, b, h = data.ring_of_gaussians(), 0.7, 0.5, 1e-5
