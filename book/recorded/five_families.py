@@ -86,7 +86,7 @@ if __name__ == "__main__":
         measure,
         "Five families of generative models on the ring, each trained with three seeds.",
         seed=1,
-        full={"seeds": 3, "steps": 4000, "points": 4000, "walks": [1, 2, 3, 5, 10, 20, 50, 100]},
+        full={"seeds": 3, "steps": 3000, "points": 4000, "walks": [1, 2, 3, 5, 10, 20, 50, 100]},
         small={"seeds": 1, "steps": 20, "points": 300, "walks": [2]},
         tolerance={f"energy of {name}": 0.02 for name in ["data", *FAMILIES]},
     )
