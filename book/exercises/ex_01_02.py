@@ -1,0 +1,39 @@
+"""Measure how many nats a density misses the truth by, and how sure you are."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def kl_gap(log_p: Callable, log_q: Callable, x: torch.Tensor) -> tuple[float, float]:
+    """Return an estimate of KL(p ‖ q) in nats from draws x of p, and its standard error.
+
+    log_p and log_q map points [N, D] to log-densities [N].
+    """
+    # solution
+    gain = log_p(x) - log_q(x)
+    return gain.mean().item(), (gain.std() / len(gain) ** 0.5).item()
+    # end solution
+
+
+def check(kl_gap):
+    from torch.distributions import MultivariateNormal, kl_divergence
+
+    eye = torch.eye(3, dtype=torch.float64)
+    p = MultivariateNormal(torch.zeros_like(eye[0]), eye)
+    q = MultivariateNormal(eye[0], 2 * eye)
+    torch.manual_seed(0)
+    x = p.sample((20_000,))
+    exact = kl_divergence(p, q).item()
+    value, error = kl_gap(p.log_prob, q.log_prob, x)
+    assert abs(value - exact) < 0.05, (
+        f"KL(p ‖ q) is {exact:.3f}, you estimate {value:.3f}; "
+        "is the average over draws of p, and log p first?"
+    )
+    gain = p.log_prob(x) - q.log_prob(x)
+    expected = gain.std().item() / len(x) ** 0.5
+    assert abs(error / expected - 1) < 0.01, (
+        "the standard error of a mean is the standard deviation of its terms over √N"
+    )
+    same, error = kl_gap(p.log_prob, p.log_prob, x)
+    assert same == error == 0, "a density misses itself by nothing"
