@@ -483,14 +483,10 @@ def test_a_run_on_a_folder_is_measured_beside_pictures_that_it_has_not_seen(run,
     assert found["summary"]["Fréchet distance (pixels 3×4×4)"]["mean"] == pytest.approx(distance, rel=1e-6)
 
 
-def test_a_run_on_a_folder_is_measured_without_an_option(run, own, tmp_path, monkeypatch):
+def test_a_run_on_a_folder_is_measured_without_an_option(run, own, tmp_path):
     """By its own held-out folder, edges, and half as many pictures as there are real ones; beside the run."""
     paint(tmp_path / "kept", 48, 1)
-    if hasattr(RunConfig, "held_out"):
-        config = json.loads((tmp_path / "run" / "config.json").read_text())
-        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "held_out": "folder:kept"}))
-    else:  # a run is not told yet
-        monkeypatch.setattr(RunConfig, "held_out", "folder:kept", raising=False)
+    run("train", "--out", "run", "--resume", "--held-out", "folder:kept")
     run("evaluate", "-m", "run")
     found = json.loads((tmp_path / "run" / "report.json").read_text())
     by = found["summary"]["measured by"]

@@ -235,7 +235,7 @@ def real_images(card: Card, unseen: str | None, labelled: bool = False) -> tuple
             f"nothing to compare with; evaluate a run, a file with its card, or one of {', '.join(zoo.names())}"
         )
     name, skip_broken = card.recipe.data, card.recipe.skip_broken
-    unseen = unseen or getattr(card.recipe, "held_out", None)
+    unseen = unseen or card.recipe.held_out
     if unseen is None and name not in data.DATASETS:
         raise ValueError(
             f"the model was trained on {name}, of which there are no held-out images and so no floor to compare with; "
