@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 
 
-def kl_gap(log_p: Callable, log_q: Callable, x: torch.Tensor) -> tuple[float, float]:
+def kl_gap(
+    log_p: Callable, log_q: Callable, x: torch.Tensor
+) -> tuple[float, float]:
     """Return an estimate of KL(p ‖ q) in nats from draws x of p, and its standard error.
 
     log_p and log_q map points [N, D] to log-densities [N].

@@ -30,7 +30,9 @@ def check(undo):
     x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     y = torch.stack([layer(point) for point in x])
     back, log_det = undo(y, network)
-    assert back.shape == (5, 2), f"five points in the plane, not {tuple(back.shape)}"
+    assert back.shape == (5, 2), (
+        f"five points in the plane, not {tuple(back.shape)}"
+    )
     assert torch.allclose(back, x), "undoing the layer must give x back"
     assert log_det.shape == (5,), (
         f"one number a point, [5], not {tuple(log_det.shape)}"
