@@ -3,12 +3,10 @@
 import torch
 
 
-def denoise(
-    xt: torch.Tensor, data: torch.Tensor, a: float, b: float
-) -> torch.Tensor:
-    """Return E[x0 | xt], [N, D], when x0 is one of the rows of data [K, D], each equally likely.
+def denoise(xt: torch.Tensor, data: torch.Tensor, a: float, b: float):
+    """Return E[x0 | xt], [N, D], for xt = a · x0 + b · ε.
 
-    xt [N, D] is a · x0 + b · ε with standard normal ε.
+    x0 is one of the rows of data [K, D], each equally likely.
     """
     # solution
     squared = torch.cdist(xt, a * data) ** 2
@@ -33,9 +31,9 @@ def check(denoise):
     squared = ((xt[:, None] - a * data) ** 2).sum(2)
     log_pt = torch.logsumexp(-squared / (2 * b**2), dim=1)
     (score,) = torch.autograd.grad(log_pt.sum(), xt)
-    assert torch.allclose(denoise(xt.detach(), data, a, b), (xt + b**2 * score) / a), (
-        "the guess and the score do not agree with Tweedie's formula"
-    )
+    assert torch.allclose(
+        denoise(xt.detach(), data, a, b), (xt + b**2 * score) / a
+    ), "the guess and the score do not agree with Tweedie's formula"
     near = denoise(a * data, data, a, 1e-4)
     assert torch.allclose(near, data), (
         "with hardly any noise the guess is the data point; "
