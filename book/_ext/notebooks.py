@@ -32,7 +32,7 @@ SETUP = """\
 import importlib.util
 
 if importlib.util.find_spec("diffusion_book") is None:
-    %pip install -q "diffusion-book @ git+{repository}"
+    %pip install -q "diffusion-book[folder,scenes] @ git+{repository}"
 
 import torch
 
