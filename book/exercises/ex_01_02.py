@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 
 
-def kl_gap(
-    log_p: Callable, log_q: Callable, x: torch.Tensor
-) -> tuple[float, float]:
-    """Return an estimate of KL(p ‖ q) in nats from draws x of p, and its standard error.
+def kl_gap(log_p: Callable, log_q: Callable, x: torch.Tensor):
+    """Return an estimate of KL(p ‖ q) in nats, and its standard error.
+
+    x [N, D] are draws of p.
 
     log_p and log_q map points [N, D] to log-densities [N].
     """

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 
 
-def undo(y: torch.Tensor, network: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return x [N, 2] that the layer sends to y [N, 2], and log|det ∂y/∂x| [N] there.
+def undo(y: torch.Tensor, network: Callable):
+    """Return the x [N, 2] that is sent to y, and log|det ∂y/∂x| [N].
 
-    The layer keeps the first coordinate and moves the second:
-    y1 = x1 and y2 = x2 · exp(scale) + shift, with scale, shift = network(x1), each [N, 1].
+    y1 = x1 and y2 = x2 · exp(scale) + shift, where
+    scale, shift = network(x1), each [N, 1].
     """
     # solution
     scale, shift = network(y[:, :1])

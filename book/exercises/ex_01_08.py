@@ -3,12 +3,10 @@
 import torch
 
 
-def denoise(
-    xt: torch.Tensor, data: torch.Tensor, a: float, b: float
-) -> torch.Tensor:
-    """Return E[x0 | xt], [N, D], when x0 is one of the rows of data [K, D], each equally likely.
+def denoise(xt: torch.Tensor, data: torch.Tensor, a: float, b: float):
+    """Return E[x0 | xt], [N, D], for xt = a · x0 + b · ε.
 
-    xt [N, D] is a · x0 + b · ε with standard normal ε.
+    x0 is one of the rows of data [K, D], each equally likely.
     """
     # solution
     squared = torch.cdist(xt, a * data) ** 2
