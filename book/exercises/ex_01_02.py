@@ -8,9 +8,7 @@ import torch
 def kl_gap(log_p: Callable, log_q: Callable, x: torch.Tensor):
     """Return an estimate of KL(p ‖ q) in nats, and its standard error.
 
-    x [N, D] are draws of p.
-
-    log_p and log_q map points [N, D] to log-densities [N].
+    x [N, D] are draws of p; log_p and log_q map them to log-densities [N].
     """
     # solution
     gain = log_p(x) - log_q(x)
