@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 
 
-def kl_gap(log_p: Callable, log_q: Callable, x: torch.Tensor):
-    """Return an estimate of KL(p ‖ q) in nats, and its standard error.
+def kl_gap(log_q: Callable, log_p: Callable, x: torch.Tensor):
+    """Return an estimate of KL(q ‖ p) in nats, and its standard error.
 
-    x [N, D] are draws of p; log_p and log_q map them to log-densities [N].
+    x [N, D] are draws of q; log_q and log_p map them to log-densities [N].
     """
     # solution
-    gain = log_p(x) - log_q(x)
+    gain = log_q(x) - log_p(x)
     return gain.mean().item(), (gain.std() / len(gain) ** 0.5).item()
     # end solution
 
@@ -20,20 +20,20 @@ def check(kl_gap):
     from torch.distributions import MultivariateNormal, kl_divergence
 
     eye = torch.eye(3, dtype=torch.float64)
-    p = MultivariateNormal(torch.zeros_like(eye[0]), eye)
-    q = MultivariateNormal(eye[0], 2 * eye)
+    q = MultivariateNormal(torch.zeros_like(eye[0]), eye)
+    p = MultivariateNormal(eye[0], 2 * eye)
     torch.manual_seed(0)
-    x = p.sample((20_000,))
-    exact = kl_divergence(p, q).item()
-    value, error = kl_gap(p.log_prob, q.log_prob, x)
+    x = q.sample((20_000,))
+    exact = kl_divergence(q, p).item()
+    value, error = kl_gap(q.log_prob, p.log_prob, x)
     assert abs(value - exact) < 0.05, (
-        f"KL(p ‖ q) is {exact:.3f}, you estimate {value:.3f}; "
-        "is the average over draws of p, and log p first?"
+        f"KL(q ‖ p) is {exact:.3f}, you estimate {value:.3f}; "
+        "is the average over draws of q, and log q first?"
     )
-    gain = p.log_prob(x) - q.log_prob(x)
+    gain = q.log_prob(x) - p.log_prob(x)
     expected = gain.std().item() / len(x) ** 0.5
     assert abs(error / expected - 1) < 0.01, (
         "the standard error of a mean is the standard deviation of its terms over √N"
     )
-    same, error = kl_gap(p.log_prob, p.log_prob, x)
+    same, error = kl_gap(q.log_prob, q.log_prob, x)
     assert same == error == 0, "a density misses itself by nothing"

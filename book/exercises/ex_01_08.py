@@ -29,8 +29,8 @@ def check(denoise):
     xt = torch.randn(6, 3, generator=generator, **f64).requires_grad_()
     a, b = 0.6, 0.8
     squared = ((xt[:, None] - a * data) ** 2).sum(2)
-    log_pt = torch.logsumexp(-squared / (2 * b**2), dim=1)
-    (score,) = torch.autograd.grad(log_pt.sum(), xt)
+    log_q = torch.logsumexp(-squared / (2 * b**2), dim=1)
+    (score,) = torch.autograd.grad(log_q.sum(), xt)
     assert torch.allclose(
         denoise(xt.detach(), data, a, b), (xt + b**2 * score) / a
     ), "the guess and the score do not agree with Tweedie's formula"
