@@ -33,7 +33,9 @@ def check(x0_from_F):
         level = schedule.at(t)
         expected = denoise.exact(normal, schedule)(xt, torch.full((5,), t))
         found = x0_from_F(silent, xt, float(level.a), float(level.b), s)
-        assert torch.allclose(found, expected), "the share that is passed by is wrong"
+        assert torch.allclose(found, expected), (
+            "the share that is passed by is wrong"
+        )
 
     # The library, where nothing is scaled and where everything is.
     seen = []
@@ -46,9 +48,9 @@ def check(x0_from_F):
     for scale in (1.0, 0.1):
         found = x0_from_F(network, scale * xt, scale, scale * 2.0, s)
         x, clock = seen[-1]
-        assert abs(float(x.std()) / float(xt.std() / (4 + s**2) ** 0.5) - 1) < 1e-9, (
-            "the network must see x / √(σ² + σ_d²)"
-        )
+        assert (
+            abs(float(x.std()) / float(xt.std() / (4 + s**2) ** 0.5) - 1) < 1e-9
+        ), "the network must see x / √(σ² + σ_d²)"
         assert abs(clock - math.log(2) / 4) < 1e-9, "the network is told ¼ ln σ"
         expected = predictions.to_x0("F", x.sin(), edm, xt, torch.full((5,), 2.0))
         assert torch.allclose(found, expected), (

@@ -34,4 +34,6 @@ def check(floor_of_two_points):
         assert abs(found - mean) < 4 * error, (
             f"at ᾱ = {alpha_bar} the floor is {mean:.4f} ± {error:.4f}, got {found:.4f}"
         )
-        assert found < alpha_bar, "the floor of N(0, 1) is ᾱ; that of two points is lower"
+        assert found < alpha_bar, (
+            "the floor of N(0, 1) is ᾱ; that of two points is lower"
+        )
