@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from diffusion_book.data.images import to_uint8
 
 CHAPTER = "02-forward-process"
 SLIDE_SHOW, FLOW = '[data-widget="forward-slider"]', '[data-widget="forward-flow"]'
+LOSS = '[data-widget="loss-by-time"]'
 SLIDER, FLOW_SLIDER = f"{SLIDE_SHOW} input[type=range]", f"{FLOW} input[type=range]"
 
 
@@ -151,6 +153,72 @@ def test_a_finger_moves_the_film(browser: Browser, site: Path) -> None:
     assert dots != before[2]
     context.close()
     assert not problems, problems
+
+
+@pytest.fixture
+def losses(browser: Browser, site: Path) -> Iterator[Page]:
+    """The page of the losses, on a phone with a finger."""
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE, has_touch=True)
+    page = web.watched_page(context, "file://", problems)
+    web.open_page(page, (site / "04-loss.html").as_uri())
+    yield page
+    context.close()
+    assert not problems, problems
+
+
+def loss_data(site: Path) -> dict[str, Any]:
+    soup = BeautifulSoup((site / "04-loss.html").read_text("utf8"), "html.parser")
+    data: dict[str, Any] = json.loads(soup.select_one("#loss-by-time-data").string)
+    return data
+
+
+def heights(page: Page, name: str) -> list[float]:
+    """The second numbers of the points of a path."""
+    path = page.get_attribute(f"{LOSS} .widget-{name}", "d")
+    return [float(point.split(",")[1]) for point in path.strip("M Z").split(" L ")]
+
+
+def test_a_button_switches_the_weighting(losses: Page, site: Path) -> None:
+    """By a finger and by the keyboard: the strip is then floor and regret of that run, as the page computed them."""
+    data = loss_data(site)
+    floor, seen = torch.tensor(data["floor"]).double(), set()
+    assert len(data["runs"]) == 6
+    for number, run in enumerate(data["runs"]):
+        button = losses.locator(f"{LOSS} button").nth(number)
+        if number % 2:
+            button.focus()
+            losses.keyboard.press("Enter")
+        else:
+            button.tap()
+        assert button.inner_text() == run["name"]
+        assert losses.locator(f"{LOSS} [aria-pressed=true]").all_inner_texts() == [run["name"]]
+        loss = floor + torch.tensor(run["regret"]).double()
+        both = torch.cat([loss, floor.flip(0)])
+        assert heights(losses, "strip") == pytest.approx((214 - both / 1.2 * 190).tolist(), abs=0.02)
+        regret = torch.tensor(run["regret"]).double().clamp(min=1e-5).log10()
+        assert heights(losses, "regret") == pytest.approx((414 - (regret + 5) / 5 * 150).tolist(), abs=0.02)
+        seen.add(losses.get_attribute(f"{LOSS} .widget-strip", "d"))
+    assert len(seen) == 6
+
+
+def test_the_slider_of_the_losses_reads_off_a_time(losses: Page, site: Path) -> None:
+    data = loss_data(site)
+    simple = next(run for run in data["runs"] if run["name"] == "simple")
+    read = {}
+    for key, index in [("Home", 0), ("End", len(data["times"]) - 1)]:
+        losses.focus(f"{LOSS} input")
+        losses.keyboard.press(key)
+        assert losses.inner_text(f"{LOSS} label") == f"t = {data['times'][index]}"
+        numbers = [float(word) for word in losses.inner_text(f"{LOSS} output").split() if word[0].isdigit()]
+        least, regret = data["floor"][index], simple["regret"][index]
+        assert numbers == pytest.approx([least, regret, least + regret], abs=6e-4)
+        read[key] = losses.get_attribute(f"{LOSS} svg > line:last-of-type", "x1")
+    assert float(read["Home"]) < float(read["End"])
+    box = losses.locator(f"{LOSS} input").bounding_box()
+    assert box
+    losses.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert losses.inner_text(f"{LOSS} label") == f"t = {data['times'][len(data['times']) // 2]}"
 
 
 def test_an_unknown_widget_is_an_error(tmp_path: Path) -> None:
