@@ -6,7 +6,6 @@ from record import record
 from diffusion_book import models, samplers
 
 
-@torch.inference_mode()
 def measure(counts: list[int], digits: int, seed: int) -> dict:
     model = models.load("mnist-unet")
     noises = samplers.seeded(range(seed, seed + digits))
@@ -17,7 +16,8 @@ def measure(counts: list[int], digits: int, seed: int) -> dict:
         for count in counts:
             again = samplers.seeded(range(1000 + seed, 1000 + seed + digits))
             times = samplers.uniform_times(model.schedule, count)
-            x = samplers.by_name(name)(denoiser, model.schedule, x_T, times, generator=again).clamp(-1, 1)
+            with torch.inference_mode():
+                x = samplers.by_name(name)(denoiser, model.schedule, x_T, times, generator=again).clamp(-1, 1)
             grid = x.reshape(2, digits // 2, 28, 28).permute(0, 2, 1, 3).reshape(1, 56, 14 * digits)
             found["pictures"][f"{name} {count}"] = grid
             found[f"mean pixel, {name} {count}"] = x.mean().item()
