@@ -1,6 +1,7 @@
 """The interactive figures, moved by the keyboard in a real browser, must show the library's own numbers."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from docutils.parsers.rst import directives
 from playwright.sync_api import Browser, Page
 
 from _support import browser as web
-from diffusion_book import data, schedules
+from diffusion_book import data, denoise, samplers, schedules
 from diffusion_book.data.images import to_uint8
 
 CHAPTER = "02-forward-process"
@@ -234,3 +235,41 @@ def test_an_unknown_widget_is_an_error(tmp_path: Path) -> None:
     assert [node.astext() for node in good.findall(nodes.raw)] == ['<div class="widget" data-widget="known"></div>']
     bad = publish_doctree(".. widget-here:: unknown", settings_overrides=settings)
     assert "there is no widget" in bad.astext()
+
+
+SAMPLERS = '[data-widget="samplers-flow"]'
+
+
+def particles(page: Page) -> list[tuple[float, float]]:
+    """Where the dots of the square stand, in the coordinates of the data."""
+    dots = page.query_selector_all(f"{SAMPLERS} svg:first-child .widget-dot")
+    at = [(float(dot.get_attribute("cx") or "nan"), float(dot.get_attribute("cy") or "nan")) for dot in dots]
+    return [(x / 320 * 6.4 - 3.2, 3.2 - y / 320 * 6.4) for x, y in at]
+
+
+def test_the_particles_end_where_the_library_takes_them(browser: Browser, site: Path) -> None:
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE, has_touch=True)
+    page = web.watched_page(context, "file://", problems)
+    web.open_page(page, (site / "07-improved-sampling.html").as_uri())
+    schedule, ring = schedules.EDM(sigma_max=80.0), data.ring_of_gaussians()
+    noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name, sampler in (("Euler (DDIM)", samplers.ddim), ("2M", samplers.dpm_solver), ("UniPC", samplers.unipc)):
+        page.locator(f"{SAMPLERS} button", has_text=name).click()
+        for evaluations in (8, 32):
+            page.click(f"{SAMPLERS} button:text-is('{evaluations}')")
+            page.focus(f"{SAMPLERS} input")
+            page.keyboard.press("Home")
+            begin = particles(page)
+            page.keyboard.press("End")
+            assert page.inner_text(f"{SAMPLERS} label") == f"step {evaluations} of {evaluations}"
+            sigmas = torch.logspace(math.log10(80), -2, evaluations, dtype=torch.float64).tolist()
+            ends = sampler(denoise.exact(ring, schedule), schedule, 80 * noise[:20], [*sigmas, 0.0])
+            assert begin != particles(page)
+            assert torch.tensor(particles(page)) == pytest.approx(ends.float(), abs=0.01)
+    page.tap(f"{SAMPLERS} button:text('DDPM')")
+    assert "noise" in page.inner_text(f"{SAMPLERS} .widget-note")
+    page.tap(f"{SAMPLERS} button:text('Run')")
+    page.wait_for_function(f"document.querySelector('{SAMPLERS} label').textContent === 'step 32 of 32'")
+    context.close()
+    assert not problems, problems

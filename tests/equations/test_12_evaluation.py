@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import mpmath
 import pytest
 import torch
 from scipy import optimize, stats
@@ -147,40 +146,6 @@ def test_filling_the_gaps_never_promises_too_much():
     assert max(gaps) > 5  # a density that varies within a cell pays for it
     # Equality where the density is constant over the cell.
     assert math.log2(0.5) + math.log2(delta) == pytest.approx(math.log2(0.5 * delta))
-
-
-@pytest.mark.equation("eq-evaluation-heun")
-def test_the_mean_of_both_slopes_moves_eulers_end_by_half_of_r_minus_one():
-    """Heun's step in its usual form, with slopes, for a denoiser that is no solution of anything."""
-
-    def denoiser(y, sigma):
-        return math.tanh(y / (1 + sigma))
-
-    for y, sigma_t, sigma_s in ((3.0, 5.0, 1.0), (-80.0, 100.0, 0.2), (0.3, 0.5, 0.4)):
-        slope = (y - denoiser(y, sigma_t)) / sigma_t
-        euler = y + (sigma_s - sigma_t) * slope
-        again = (euler - denoiser(euler, sigma_s)) / sigma_s
-        heun = y + (sigma_s - sigma_t) * 0.5 * (slope + again)
-        change_of_mind = denoiser(euler, sigma_s) - denoiser(y, sigma_t)
-        assert heun - euler == pytest.approx(0.5 * (sigma_t / sigma_s - 1) * change_of_mind, rel=1e-9)
-
-
-@pytest.mark.equation("eq-evaluation-heun-miss")
-@pytest.mark.parametrize("r", [1.1, 1.5, 2.0, 3.0, 30.0, 400.0])
-def test_heuns_step_misses_by_r_minus_one_times_eulers(r):
-    """Exact steps for N(0, c²) in sixty digits, at σ_s = 10⁴ c and 10⁵ c: the ratio tends to −(r − 1) as (c/σ_s)²."""
-    with mpmath.workdps(60):
-        c, gaps = mpmath.mpf(1), []
-        for sigma_s in (mpmath.mpf(10) ** 4, mpmath.mpf(10) ** 5):
-            sigma_t = sigma_s * mpmath.mpf(r)
-            y, true_end = (mpmath.sqrt(sigma**2 + c**2) for sigma in (sigma_t, sigma_s))
-            slope = y * sigma_t / (sigma_t**2 + c**2)
-            euler = y + (sigma_s - sigma_t) * slope
-            again = euler * sigma_s / (sigma_s**2 + c**2)
-            heun = y + (sigma_s - sigma_t) * (slope + again) / 2
-            gaps.append(abs((heun - true_end) / (euler - true_end) + (mpmath.mpf(r) - 1)))
-        assert gaps[0] < 1e-4 * r
-        assert gaps[1] < gaps[0] / 90
 
 
 @pytest.mark.equation("eq-evaluation-bits")

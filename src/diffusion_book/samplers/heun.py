@@ -33,7 +33,7 @@ def heun(
 
     With r = σ_t/σ_s a corrected step heads for x̂0 + ½ r (x̂0 at s − x̂0). From r = 2 on that lies beyond the second
     estimate, without limit as r grows, and on a schedule that ends in (almost) pure noise the first step has an r of
-    hundreds: it would miss by r − 1 times as much as Euler's (chapter 12). So a step on which σ falls more than
+    hundreds: it would miss by r − 1 times as much as Euler's (chapter 7). So a step on which σ falls more than
     threefold is Euler's too. This is all that keeps it from algorithm 2, and `max_fall=math.inf` undoes it.
 
     Args:
