@@ -27,7 +27,9 @@ def show(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A picture of some of its images.")] = None,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images in the picture, evenly spaced.")] = 40,
-    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels, for a folder. [default: 32]")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side in pixels, for a folder or scenes. [default: 32]")
+    ] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out a folder's files that cannot be read.")
     ] = False,
@@ -50,6 +52,8 @@ def show(
         if out is None:
             return
 
+    import torch
+
     from diffusion_book.data import load, pictures
 
     if out is not None:
@@ -62,7 +66,7 @@ def show(
     if out is not None:
         shown = min(count, len(images))
         index = [i * len(images) // shown for i in range(shown)]
-        pictures.write(images.x[index], out, columns=min(10, shown), seeds=index)
+        pictures.write(images.take(torch.tensor(index))[0], out, columns=min(10, shown), seeds=index)
         typer.echo(f"{shown} of them: {out}")
 
 

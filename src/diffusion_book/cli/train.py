@@ -10,7 +10,7 @@ import typer
 from diffusion_book._files import expanded, whole
 
 if TYPE_CHECKING:
-    from diffusion_book.data import Images
+    from diffusion_book.data import Examples
     from diffusion_book.training import RunConfig, Trainer
 
 FOLDER = {"size": 32, "batch_size": 64, "learning_rate": 2e-3, "preview_every": 250, "checkpoint_every": 250}
@@ -24,9 +24,9 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A .toml, .yaml or .json file; options go before it.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="mnist-5k, icons, mnist, fashion-mnist, cifar10, or folder:PATH for your own pictures."),
+        typer.Option(help="mnist-5k, icons, scenes, mnist, fashion-mnist, cifar10, or folder:PATH for your own."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side in pixels, for a folder. [default: 32]")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels, for a folder or scenes. [default: 32]")] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out a folder's files that cannot be read.")
     ] = False,
@@ -109,7 +109,10 @@ def train(
         values[name] = {**values.get(name, TABLES[name]), **value} if part else value
     wanted = RunConfig.from_dict(values, "the options")
     images = build_data(wanted)
-    found = {"size": _side(wanted, images), "class_names": list(images.class_names if wanted.labels else ())}
+    found = {
+        "size": _side(wanted, images),
+        "class_names": list(getattr(images, "class_names", ()) if wanted.labels else ()),
+    }
     wanted = RunConfig.from_dict({**wanted.to_dict(), **found})
     start(wanted, folder, resume, images)
 
@@ -125,7 +128,7 @@ def _where_nobody_says(data: str, start_from: str | None) -> dict[str, Any]:
     return values | {name: value for name, value in known.items() if name != "size" or "size" in values}
 
 
-def start(config: "RunConfig", folder: Path, resume: bool, images: "Images | None" = None) -> "Trainer":
+def start(config: "RunConfig", folder: Path, resume: bool, images: "Examples | None" = None) -> "Trainer":
     """Train to the last step, and end with `curve.png`, and `samples.png` where the network draws, in the folder.
 
     Raises:
@@ -177,13 +180,13 @@ def _more(config: "RunConfig", folder: Path, network: Any) -> str:
     return f"diffusion-book sample --model {folder}{wanted}"
 
 
-def _side(config: "RunConfig", images: "Images") -> int | None:
+def _side(config: "RunConfig", images: "Examples") -> int | None:
     """The side of a folder's images, to be kept with the run: without it nobody knows later what to sample."""
     from diffusion_book.data import DATASETS
 
     if config.data in DATASETS or config.size is not None:
         return config.size
-    height, width = images.x.shape[2:]
+    height, width = images.shape[1:]
     if height != width:
         raise ValueError(f"the images are {width}×{height} pixels; give size, to crop them to squares of that side")
     return int(height)

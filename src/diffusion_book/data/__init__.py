@@ -4,6 +4,7 @@ from diffusion_book.data.examples import Examples, Source
 from diffusion_book.data.icons import write_icons
 from diffusion_book.data.images import DATASETS, Images, images_sha256, load
 from diffusion_book.data.report import FolderReport, FolderSplit, check, clean, split_folder
+from diffusion_book.data.scenes import Scenes
 from diffusion_book.data.sets import SetCard, describe
 from diffusion_book.data.splits import duplicates, nearest, split
 from diffusion_book.data.toys import (
@@ -21,6 +22,7 @@ __all__ = [
     "FolderSplit",
     "GaussianMixture",
     "Images",
+    "Scenes",
     "SetCard",
     "Source",
     "check",

@@ -8,7 +8,7 @@ says what the scale of the pixels changes.
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from diffusion_book.data import icons
 from diffusion_book.data.examples import Examples
 from diffusion_book.data.folder import classes_of, read_folder
 
+if TYPE_CHECKING:
+    from diffusion_book.data.scenes import Scenes
+
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-DATASETS = ("mnist-5k", "icons", *TORCHVISION)
+DATASETS = ("mnist-5k", "icons", "scenes", *TORCHVISION)
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,42 @@ class Images(Examples):
         return digest.hexdigest()
 
 
+@overload
+def load(  # type: ignore[overload-overlap]  # who names a set in a variable gets what is in its name
+    name: Literal["scenes"], split: str = "train", size: int | None = None
+) -> "Scenes": ...
+
+
+@overload
 def load(
     name: str = "mnist-5k",
     split: str = "train",
     size: int | None = None,
     skip_broken: bool = False,
     labels: Literal["folders"] | None = None,
-) -> Images:
+) -> Images: ...
+
+
+def load(
+    name: str = "mnist-5k",
+    split: str = "train",
+    size: int | None = None,
+    skip_broken: bool = False,
+    labels: Literal["folders"] | None = None,
+) -> "Images | Scenes":
     """Load a data set by name. `describe` says what each is and where it comes from.
 
     Args:
-        name: "mnist-5k" or "icons" (offline), "mnist", "fashion-mnist" or "cifar10" (torchvision; read from or
-            downloaded to $DIFFUSION_BOOK_DATA, by default ~/.cache/diffusion-book), or "folder:PATH" for your own
-            images, read as RGB, transparent parts as white, of an animation the first frame. Links are followed. Names
-            that begin with a dot, such as what a killed program leaves, are passed over in silence; pictures in a form
-            that is not read, with a warning.
+        name: "mnist-5k", "icons" or "scenes" (offline; the last have captions, see `scenes.Scenes`), "mnist",
+            "fashion-mnist" or "cifar10" (torchvision; read from or downloaded to $DIFFUSION_BOOK_DATA, by default
+            ~/.cache/diffusion-book), or "folder:PATH" for your own images, read as RGB, transparent parts as
+            white, of an animation the first frame. Links are followed. Names that begin with a dot, such as what a
+            killed program leaves, are passed over in silence; pictures in a form that is not read, with a warning.
         split: "train" or "test"; a folder has only "train". `mnist-5k` keeps the last 50 of each digit for "test"; they
             are from MNIST's training split, so a model trained on "mnist" has seen them. `icons` keeps every tenth of
             a class.
         size: side in pixels to which a folder's images are scaled and cropped; a folder needs it unless all its
-            images already are of one size. The named sets keep their own size.
+            images already are of one size. `scenes` are drawn at 32 or 64; the other named sets keep their own size.
         skip_broken: leave out a folder's files that cannot be read, with a warning that names each; by default the
             first of them is an error.
         labels: "folders" takes the subfolder in which an image of a folder lies as its class, the classes in the order
@@ -109,7 +128,7 @@ def load(
             pixels, files = read_folder(path, size, skip_broken)
             conditions, names = ({}, ()) if labels is None else classes_of(files, path)
             return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
-    if size is not None:
+    if size is not None and name != "scenes":
         raise ValueError(f"size is for folder:PATH; {name!r} comes in its own size")
     if skip_broken:
         raise ValueError(f"skip_broken is for folder:PATH; {name!r} has no files of its own")
@@ -121,6 +140,8 @@ def load(
         if name == "icons":
             x, y = icons.pictures(split)
             return Images(from_uint8(x), {"y": y}, f"icons/{split}", icons.CLASSES)
+        if name == "scenes":
+            return _scenes(split, size)
         return _mnist_5k(split) if name == "mnist-5k" else _torchvision(name, split)
 
 
@@ -219,6 +240,14 @@ def _mnist_5k(split: str) -> Images:
     in_test = torch.arange(len(y)) % 500 >= 450
     keep = in_test if split == "test" else ~in_test
     return Images(from_uint8(x[keep]), {"y": y[keep]}, f"mnist-5k/{split}")
+
+
+def _scenes(split: str, size: int | None) -> "Scenes":
+    from diffusion_book.data.scenes import Scenes
+
+    if split == "test":
+        return Scenes("test", size or 32, count=10_000)
+    return Scenes("train", size or 32)
 
 
 def _torchvision(name: str, split: str) -> Images:

@@ -73,6 +73,21 @@ _CARDS = (
         ),
     ),
     SetCard(
+        name="scenes",
+        what="colour pictures with captions, one or two tinted icons of OpenMoji's on a ground, drawn when asked for",
+        size=32,
+        channels=3,
+        classes=0,
+        train=1_000_000,
+        test=10_000,
+        source="https://openmoji.org",
+        licence="CC BY-SA 4.0 (OpenMoji): name OpenMoji beside pictures of them, and share what you make of them alike",
+        download=0,
+        citation=(
+            "OpenMoji, the open-source emoji and icon project. Hochschule für Gestaltung Schwäbisch Gmünd, version 17.0"
+        ),
+    ),
+    SetCard(
         name="mnist",
         what="handwritten digits of census workers and students",
         size=28,

@@ -20,7 +20,7 @@ from torch import nn
 
 from diffusion_book._checks import at_least
 from diffusion_book._files import expanded, once
-from diffusion_book.data import Examples, Images, load
+from diffusion_book.data import Examples, load
 from diffusion_book.nn.build import build, check_fields, configure
 from diffusion_book.training import objectives
 from diffusion_book.training.loop import TrainConfig
@@ -100,6 +100,8 @@ class RunConfig(TrainConfig):
             raise ValueError(f"cycles must rise, from above 0 to below steps = {self.steps}, got {tuple(self.cycles)}")
         if self.decay not in ("cosine", "none"):
             raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
+        if self.flip and self.data == "scenes":
+            raise ValueError("flip turns left into right, which the captions of scenes say; leave flip out")
         configure(self.network)
         kind = _kind(self.network, self.objective)
         configured = objectives.configure({**self.objective, "kind": kind})
@@ -247,8 +249,8 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
         )
 
 
-def build_data(config: RunConfig) -> Images:
-    """The images that a configuration names."""
+def build_data(config: RunConfig) -> Examples:
+    """What a configuration trains on."""
     return load(config.data, size=config.size, skip_broken=config.skip_broken, labels=config.labels)
 
 
