@@ -95,8 +95,8 @@ def measure(steps: int, ladder_steps: int, seeds: int, seed: int) -> dict[str, A
 if __name__ == "__main__":
     record(
         measure,
-        "The loss on unseen digits of 16 × 16 pixels of a small U-Net, of the same with one part changed, and of a DiT of "
-        "as many operations, each with three seeds.",
+        "The loss on unseen digits of 16 × 16 pixels of a small U-Net, of the same with one part changed, and of "
+        "a DiT of as many operations, each with three seeds.",
         seed=0,
         full={"steps": 320, "ladder_steps": 500, "seeds": 3},
         small={"steps": 4, "ladder_steps": 4, "seeds": 1},
