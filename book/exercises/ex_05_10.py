@@ -33,3 +33,4 @@ def check(widest):
             assert cost(n, d + 16, depth) > budget, (
                 f"{d + 16} is still within {budget:.0e}"
             )
+    assert [widest(1e10, 64, patch) for patch in (2, 4, 8)] == [176, 496, 1024]
