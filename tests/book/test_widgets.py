@@ -156,6 +156,36 @@ def test_a_finger_moves_the_film(browser: Browser, site: Path) -> None:
     assert not problems, problems
 
 
+UNET, FIELD = "05-unet", '[data-widget="receptive-field"]'
+
+
+def test_the_field_is_that_of_a_stack_of_convolutions(browser: Browser, site: Path) -> None:
+    """Every slider moved: the number is that of the gradient of a stack, and the picture changes with it."""
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE)
+    page = web.watched_page(context, "file://", problems)
+    web.open_page(page, (site / f"{UNET}.html").as_uri())
+    drawn = []
+    chosen = {"depth": 4, "kernel": 3, "halvings": 0}
+    for what, keys, value in [("depth", [], 4), ("depth", ["Home", "ArrowRight"], 2), ("kernel", ["End"], 7),
+                              ("depth", ["End"], 9), ("halvings", ["ArrowRight", "ArrowRight"], 2)]:  # fmt: skip
+        page.focus(f"{FIELD} #receptive-field-{what}")
+        for key in keys:
+            page.keyboard.press(key)
+        chosen[what] = value
+        strides = [2 if 1 <= layer <= chosen["halvings"] else 1 for layer in range(chosen["depth"])]
+        network = torch.nn.Sequential(*[torch.nn.Conv1d(1, 1, chosen["kernel"], s, bias=False) for s in strides])
+        for weight in network.parameters():
+            torch.nn.init.constant_(weight, 1 / chosen["kernel"])
+        x = torch.zeros(1, 1, 400, requires_grad=True)
+        (slope,) = torch.autograd.grad(network(x)[0, 0, 3], x)
+        assert f"It sees {int((slope > 0).sum())} pixels in a row" in page.inner_text(f"{FIELD} .widget-note")
+        drawn.append(page.evaluate(f"document.querySelector('{FIELD} canvas').toDataURL()"))
+    assert len(set(drawn)) == len(drawn), "two stacks have the same picture"
+    context.close()
+    assert not problems, problems
+
+
 @pytest.fixture
 def losses(browser: Browser, site: Path) -> Iterator[Page]:
     """The page of the losses, on a phone with a finger."""
