@@ -1,26 +1,22 @@
 """Weights and operations of a residual block, before it is built."""
 
 
-def block_weights(c_in: int, c: int, c_e: int) -> int:
-    """The number of weights of Block(c_in, c, c_e), biases and normalisations included."""
+def block_price(c_in: int, c: int, c_e: int, N: int) -> tuple[int, int]:
+    """Return the weights of Block(c_in, c, c_e), and its multiplications at N positions."""
     # solution
+    convolutions = 9 * c_in * c + 9 * c * c
+    shortcut = 0 if c_in == c else c_in * c
+    told = 2 * c * c_e
+    biases = (
+        2 * c + 2 * c + (0 if c_in == c else c)
+    )  # of the convolutions, of what is told, of the shortcut
     norms = 2 * c_in + 2 * c
-    convolutions = 9 * c_in * c + c + 9 * c * c + c
-    told = 2 * c * c_e + 2 * c
-    shortcut = 0 if c_in == c else c_in * c + c
-    return norms + convolutions + told + shortcut
+    weights = convolutions + shortcut + told + biases + norms
+    return weights, N * (convolutions + shortcut) + told
     # end solution
 
 
-def block_operations(c_in: int, c: int, c_e: int, N: int) -> int:
-    """Its multiplications at N positions, those of the normalisations left out."""
-    # solution
-    per_position = 9 * c_in * c + 9 * c * c + (0 if c_in == c else c_in * c)
-    return N * per_position + 2 * c * c_e
-    # end solution
-
-
-def check(block_weights, block_operations):
+def check(block_price):
     import torch
     from diffusion_book.nn.blocks import ResBlock
     from torch.utils.flop_counter import FlopCounterMode
@@ -29,15 +25,13 @@ def check(block_weights, block_operations):
         block = ResBlock(
             c_in, c, c_e, 8, 0.0
         )  # the library's block, of the same layers
-        counted = sum(weight.numel() for weight in block.parameters())
-        got = block_weights(c_in, c, c_e)
-        assert got == counted, (
-            f"Block({c_in}, {c}, {c_e}) has {counted} weights, not {got}"
-        )
+        weights = sum(weight.numel() for weight in block.parameters())
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             block(torch.zeros(1, c_in, side, side), torch.zeros(1, c_e))
-        counted = counter.get_total_flops() // 2
-        got = block_operations(c_in, c, c_e, side**2)
-        assert got == counted, (
-            f"Block({c_in}, {c}, {c_e}) takes {counted} operations at {side**2} positions, not {got}"
+        operations = counter.get_total_flops() // 2
+        got = tuple(block_price(c_in, c, c_e, side**2))
+        called = f"Block({c_in}, {c}, {c_e})"
+        assert got[0] == weights, f"{called} has {weights} weights, not {got[0]}"
+        assert got[1] == operations, (
+            f"{called} takes {operations} operations at {side**2} positions, not {got[1]}"
         )
