@@ -25,7 +25,7 @@ if __name__ == "__main__":
         measure,
         "The loss of the small U-Net and of the DiT beside it at three other rates of learning, one seed each.",
         seed=0,
-        full={"steps": 320, "rates": [7.5e-4, 1.5e-3, 6e-3]},
+        full={"steps": 200, "rates": [7.5e-4, 1.5e-3, 6e-3]},
         small={"steps": 4, "rates": [1.5e-3]},
         tolerance={"loss of U-Net": 0.02, "loss of DiT": 0.02},
     )
