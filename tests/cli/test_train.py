@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_book import zoo
 from diffusion_book.cli.train import _parse, _put
 from diffusion_book.training import RunConfig, Trainer, checkpoint
 
@@ -56,6 +57,22 @@ def test_a_folder_of_mixed_pictures_ends_with_a_picture(run, pictures, tmp_path)
     # and the run is a model, from which more can be drawn
     run("sample", "--model", folder, "--count", 2, "--steps", 2, "-o", "two.png")
     assert (tmp_path / "two.png").exists()
+
+
+def test_captioned_scenes_end_with_pictures_of_captions(run, tmp_path):
+    few = ["--steps", 2, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16"]
+    result = run("train", "--data", "scenes", *few)
+    assert "1000000 images 3×32×32 of scenes, text-unet of" in result.output
+    assert "--prompt 'a small red cat" in result.output
+    config = RunConfig.from_file(tmp_path / "runs" / "scenes" / "config.json")
+    recipe = RunConfig.from_file(zoo.recipe("scenes-unet"))
+    assert config.objective == recipe.objective
+    assert config.network == {**recipe.network, "channels": 16}
+    sample = ["sample", "--model", "runs/scenes", "--count", 2, "--steps", 2]
+    run(*sample, "--prompt", "a small red cat, on yellow", "--guidance", 3, "-o", "two.png")
+    assert (tmp_path / "two.png").exists()
+    assert "leave one out" in run(*sample, "--prompt", "a cat", "--class", 3, fails=True).stderr
+    assert "this model draws captions" in run(*sample, "--class", 3, fails=True).stderr
 
 
 def test_the_size_of_equal_pictures_is_kept_with_the_run(run, tmp_path, toml):

@@ -79,7 +79,7 @@ def test_a_caption_says_what_is_drawn(varied):
 def test_the_relation_is_true_and_no_other_is():
     for size in (32, 64):
         layout = Scenes(size=size).layout(MANY)
-        side = np.array(scenes._sides(size))[layout.sizes]
+        side = np.array(scenes.sides(size))[layout.sizes]
         two = layout.kind != scenes.ONE
         (y1, y2), (x1, x2), (h1, h2) = layout.top[two].T, layout.left[two].T, side[two].T
         true = np.stack([x1 + h1 <= x2, x2 + h2 <= x1, y1 + h1 <= y2, y2 + h2 <= y1], axis=1)
@@ -91,7 +91,7 @@ def test_the_relation_is_true_and_no_other_is():
 def test_objects_lie_inside_and_do_not_overlap(size):
     layout = Scenes(size=size).layout(MANY)
     there = layout.objects != scenes.NOTHING
-    side = np.array(scenes._sides(size))[layout.sizes]
+    side = np.array(scenes.sides(size))[layout.sizes]
     for place in (layout.top, layout.left):
         assert (place[there] >= 0).all()
         assert (place + side)[there].max() == size
@@ -157,7 +157,7 @@ def test_an_object_is_drawn_where_the_layout_says_and_nowhere_else():
 @pytest.mark.parametrize("name", scenes.ALL_OBJECTS)
 def test_every_icon_takes_a_tint_in_its_bright_parts_and_stays_dark_in_its_dark_ones(name):
     """White and brown icons too: half of the brightness of the tint is reached by a quarter of the object at least."""
-    for tint, colour in zip(scenes.ALL_TINTS, scenes._rgb("tint", scenes.ALL_TINTS)):
+    for tint, colour in zip(scenes.ALL_TINTS, scenes.colours("tint", scenes.ALL_TINTS)):
         layout = one(name, tint, "big", "white", 0, 0)
         inside = scenes.draw(layout, 64)[0][scenes.masks(layout, 64)[0, 0].numpy()].astype(float)
         share = (inside @ colour) / (colour @ colour)
@@ -168,7 +168,7 @@ def test_every_icon_takes_a_tint_in_its_bright_parts_and_stays_dark_in_its_dark_
 
 def test_any_two_objects_differ_at_the_smaller_size_under_one_tint():
     colour, opacity = scenes.sprites(32)
-    side = scenes._sides(32)[0]
+    side = scenes.sides(32)[0]
     for tint in range(len(scenes.ALL_TINTS)):
         drawn = (colour[0, :, :, tint] + 255 * (1 - opacity[0][..., None]))[:, :, :side, :side] / 127.5 - 1
         plain, turned = torch.from_numpy(drawn).flatten(2).double()
@@ -178,7 +178,7 @@ def test_any_two_objects_differ_at_the_smaller_size_under_one_tint():
 
 def test_a_flipped_icon_is_the_mirror_image():
     for values in scenes.sprites(64):
-        for size, side in enumerate(scenes._sides(64)):
+        for size, side in enumerate(scenes.sides(64)):
             plain, turned = (
                 values[size][:, ..., :side, :side] if values.ndim == 5 else values[size][..., :side, :side, :]
             )

@@ -18,6 +18,10 @@ def sample(
             "--class", "-c", help="What to draw: 7, or 0,1,2 in turn, or names; may be repeated. [default: anything]"
         ),
     ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="A caption, for a model that reads; may be repeated, for several in turn."),
+    ] = None,
     count: Annotated[
         int | None, typer.Option("--count", "-n", min=1, help="Pictures in all. [default: 16, or each class equally]")
     ] = None,
@@ -50,11 +54,16 @@ def sample(
     \b
     Some sevens, in seconds:
     `diffusion-book sample --model mnist-unet --class 7 --steps 18 -o sevens.png`
+    A caption, for a model that was trained with some:
+    `diffusion-book sample --model runs/scenes --prompt "a small red cat, on yellow" --guidance 3`
     """
     from diffusion_book.data import pictures
 
     pictures.check_out(out)
-    wanted = [int(word) if re.fullmatch(r"[+-]?\d+", word) else word for word in _words(classes or [])]
+    if classes and prompts:
+        raise ValueError("--class is for a model of classes and --prompt for one that reads; leave one out")
+    words: list[int | str] = [int(w) if re.fullmatch(r"[+-]?\d+", w) else w for w in _words(classes or [])]
+    wanted = words or list(prompts or [])
     count = count or -(-16 // max(1, len(wanted))) * max(1, len(wanted))
     if not -(2**63) <= seed <= 2**63 - count:
         raise ValueError(f"the seeds of {count} pictures must lie between −2^63 and 2^63 − 1, got --seed {seed}")
@@ -76,8 +85,8 @@ def sample(
     )
     if columns is None:
         columns = len(wanted) if 1 < len(wanted) <= 12 else min(count, max(1, round(count**0.5)))
-    y = None if labels is None else found.conditioner.conditions(labels, count)["y"].tolist()
-    pictures.write(x, out, columns, seeds, y)
+    y = None if labels is None else found.conditioner.conditions(labels, count).get("y")
+    pictures.write(x, out, columns, seeds, None if y is None else y.tolist())
     typer.echo(f"{count} pictures: {out}")
     if by_card and guided.w != 1:
         typer.echo(f"guidance: {guided.w:g} {guided.where}, which the model's card found best")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FOLDER = {"size": 32, "batch_size": 64, "learning_rate": 2e-3, "preview_every": 250, "checkpoint_every": 250}
 """What a folder of pictures is trained with where nobody says otherwise: enough to see something within minutes."""
 
+OF_SCENES = ("batch_size", "learning_rate", "warmup", "ema_decay")
+"""What is taken from the recipe of `scenes-unet` where nobody says otherwise, with its network and its objective."""
+
 TABLES: dict[str, dict[str, Any]] = {"network": {"kind": "unet", "size": "digits"}, "objective": {}}
 """What an option such as --set network.channels=64 is a part of, and what the rest of it is where nobody says."""
 
@@ -60,6 +63,7 @@ def train(
 
     \b
     Your own, of any sizes:     `diffusion-book train --data folder:my/pictures`
+    Pictures with captions:     `diffusion-book train --data scenes --steps 40000`
     A run that was stopped:     the same command with --resume
     One that is to go on:       `… --out runs/pictures --resume --steps 20000`
     From other weights:         `… --start-from icons-unet`
@@ -118,8 +122,14 @@ def train(
 
 
 def _where_nobody_says(data: str, start_from: str | None) -> dict[str, Any]:
-    """Values for a folder of pictures, and those of the model that a run starts from."""
+    """Values for a folder of pictures or for captions, and those of the model that a run starts from."""
     values = dict(FOLDER) if data.startswith("folder:") else {}
+    if data == "scenes":
+        from diffusion_book import zoo
+        from diffusion_book.training import RunConfig
+
+        recipe = RunConfig.from_file(zoo.recipe("scenes-unet")).to_dict()
+        values = {name: recipe[name] for name in ("network", "objective", *OF_SCENES)}
     if start_from is None:
         return values
     from diffusion_book import models
@@ -177,6 +187,8 @@ def _more(config: "RunConfig", folder: Path, network: Any) -> str:
     """The command that draws more of such pictures."""
     classes = network.config.classes if config.denoising.condition_dropout == 0 else 0  # else it can draw without
     wanted = f" --class {','.join(map(str, range(min(classes, 10))))}" if classes else ""
+    if config.network["kind"] == "text-unet":
+        wanted = " --prompt 'a small red cat left of a big blue key, on white' --guidance 3"
     return f"diffusion-book sample --model {folder}{wanted}"
 
 

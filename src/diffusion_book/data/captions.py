@@ -14,6 +14,7 @@ words that they are listed beside.
 import difflib
 import functools
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -163,30 +164,36 @@ def _sentence() -> re.Pattern[str]:
     return re.compile(f"(?:two {pair}|{two})(?: on (?:an? )?{one_of('ground', GROUNDS)})?")
 
 
-def encode(captions: Sequence[str]) -> Tensor:
+def encode(captions: Sequence[str], nearest: bool = False) -> Tensor:
     """Captions as numbers of words, [K, LONGEST] int64, filled up with zeros. An empty caption says nothing.
 
+    Args:
+        nearest: take an unknown word for the known one that is written most alike.
+
     Raises:
-        ValueError: a word is none of `WORDS`, with the nearest one; or there are too many.
+        ValueError: there are too many words; or one is none of `WORDS`, and `nearest` is not said or none is near.
+
+    Warns:
+        UserWarning: a word is taken for another.
     """
     rows = []
     for caption in captions:
         words = re.sub(r"[,.]", " ", caption.lower()).split()
         if len(words) > LONGEST:
             raise ValueError(f"a caption has at most {LONGEST} words, got {len(words)}: {caption!r}")
-        rows.append([_number(word) for word in words] + [0] * (LONGEST - len(words)))
+        rows.append([_number(word, nearest) for word in words] + [0] * (LONGEST - len(words)))
     return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, LONGEST)
 
 
-def _number(word: str) -> int:
-    if word not in NUMBERS:
-        near = difflib.get_close_matches(word, WORDS, n=1)
-        raise ValueError(
-            f"unknown word {word!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" These captions have {len(WORDS) - 1} words, data.captions.WORDS"
-        )
-    return NUMBERS[word]
+def _number(word: str, nearest: bool) -> int:
+    if word in NUMBERS:
+        return NUMBERS[word]
+    near = difflib.get_close_matches(word, WORDS, n=1)
+    if near and nearest:
+        warnings.warn(f"unknown word {word!r} is taken for {near[0]!r}", stacklevel=4)
+        return NUMBERS[near[0]]
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {len(WORDS) - 1} words, data.captions.WORDS"
+    raise ValueError(f"unknown word {word!r}; {hint}")
 
 
 def decode(tokens: Tensor) -> list[str]:

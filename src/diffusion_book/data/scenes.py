@@ -11,6 +11,7 @@ beside the pictures, and beside those of a network that learnt from them.
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -183,7 +184,7 @@ def arrange(uniform: np.ndarray, split: Split = "train", size: int = 32) -> Layo
     what[alike, 1], sizes[alike, 1] = what[alike, 0], sizes[alike, 0]
     flipped = np.stack([_below(next(u), 2), _below(next(u), 2)], axis=1)
 
-    side = np.array(_sides(size))[sizes]
+    side = np.array(sides(size))[sizes]
     along = np.sort(_below(np.stack([next(u), next(u)], axis=1), size - side.sum(1, keepdims=True) + 1), axis=1)
     swapped = relation % 2 == 1  # right of, below: the second comes first
     before = np.where(swapped, side[:, 1], side[:, 0])
@@ -252,8 +253,8 @@ def _loosely(scene: Scene, uniform: np.ndarray) -> str:
 # How it is drawn -------------------------------------------------------------------------------------------------
 
 
-def _sides(size: int) -> tuple[int, int]:
-    """Of a small and of a big object: 11 and 15 pixels at 32."""
+def sides(size: int) -> tuple[int, int]:
+    """Of the squares that a small and a big object fill, in pictures of this size: 11 and 15 pixels at 32."""
     return size * 11 // 32, size * 15 // 32
 
 
@@ -262,7 +263,7 @@ def draw(layout: Layout, size: int = 32) -> np.ndarray:
     colour, opacity = sprites(size)
     room = opacity.shape[-1]
     x = np.empty((len(layout.kind), size + room, size + room, 3), dtype=np.float32)  # small sprites reach over the edge
-    x[:] = _rgb("ground", GROUNDS)[layout.ground][:, None, None]
+    x[:] = colours("ground", GROUNDS)[layout.ground][:, None, None]
     for j in (0, 1):
         k = np.flatnonzero(layout.objects[:, j] != NOTHING)
         place = _window(layout, k, j, room)
@@ -302,15 +303,15 @@ def sprites(size: int) -> tuple[np.ndarray, np.ndarray]:
 
     h is the side of the big ones; what is smaller lies in the upper left corner. The colours reach to 255.
     """
-    sides = _sides(size)
-    opacity = np.zeros((len(SIZES), 2, len(ALL_OBJECTS), sides[-1], sides[-1]), dtype=np.float32)
+    small_and_big = sides(size)
+    opacity = np.zeros((len(SIZES), 2, len(ALL_OBJECTS), small_and_big[-1], small_and_big[-1]), dtype=np.float32)
     light = np.zeros_like(opacity)  # times opacity
-    for s, side in enumerate(sides):
+    for s, side in enumerate(small_and_big):
         for o, name in enumerate(ALL_OBJECTS):
             light[s, 0, o, :side, :side], opacity[s, 0, o, :side, :side] = _sprite(name, side)
         for values in (light, opacity):
             values[s, 1, :, :, :side] = values[s, 0, :, :, :side][..., ::-1]
-    return light[:, :, :, None, :, :, None] * _rgb("tint", ALL_TINTS)[:, None, None], opacity
+    return light[:, :, :, None, :, :, None] * colours("tint", ALL_TINTS)[:, None, None], opacity
 
 
 def _sprite(name: str, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -330,8 +331,8 @@ def _sprite(name: str, side: int) -> tuple[np.ndarray, np.ndarray]:
     return small[0], small[1]
 
 
-def _rgb(what: str, names: tuple[str, ...]) -> np.ndarray:
-    """[N, 3] in 0 … 255."""
+def colours(what: str, names: Sequence[str]) -> np.ndarray:
+    """Of "tint" or "ground", by their names: [N, 3] float32 in 0 … 255."""
     codes = [COLOURS[what][name] for name in names]
     return np.array([[code >> 16, code >> 8 & 255, code & 255] for code in codes], dtype=np.float32)
 

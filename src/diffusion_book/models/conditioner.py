@@ -1,4 +1,4 @@
-"""What a person wants, as what a network is told: a class becomes {"y": …}. Chapter 8."""
+"""What a person wants, as what a network is told: a class becomes {"y": …}, a caption {"tokens": …}. Chapters 8, 9."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions
+from diffusion_book.data import captions
 
 Wanted = int | str | Sequence[int | str] | Tensor | None
-"""One class for all pictures, by its number or name; several, which come in turn; or None, for anything."""
+"""One class for all pictures, by its number or name, or one caption; several, which come in turn; or None, for
+anything."""
 
 
 class Conditioner(Protocol):
@@ -96,3 +98,52 @@ class Labels:
         if name not in self.names:
             raise ValueError(unknown("class", name, self.names))
         return self.names.index(name)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions in the words of `data.captions`.
+
+    Attributes:
+        dropped: whether captions were dropped in training, so that the network can also be told nothing.
+        strict: whether an unknown word is an error, and not taken for the nearest known one.
+    """
+
+    dropped: bool = True
+    strict: bool = False
+
+    @property
+    def nothing(self) -> Conditions:
+        """The caption of no words."""
+        return {"tokens": captions.encode([""])[0]} if self.dropped else {}
+
+    def conditions(self, wanted: Wanted, count: int) -> Conditions:
+        """The numbers of the words, tokens [count, L], several captions in turn.
+
+        Raises:
+            ValueError: it is no text; there are more of them than pictures; a word is unknown, and no known one is
+                near, or `strict`; or none is said and one is needed.
+
+        Warns:
+            UserWarning: a word is taken for another.
+        """
+        if wanted is None:
+            self.check_silence()
+            return {}
+        several = [wanted] if isinstance(wanted, str) else wanted
+        if not isinstance(several, Sequence) or not several or not all(isinstance(one, str) for one in several):
+            raise ValueError(
+                f"this model draws captions, one or several, such as 'a small red cat, on yellow'; got {wanted!r:.80}"
+            )
+        if len(several) > count:
+            raise ValueError(f"got {len(several)} captions for {count} pictures; give as many seeds, or fewer captions")
+        tokens = captions.encode([str(one) for one in several], nearest=not self.strict)
+        return {"tokens": tokens.repeat(-(-count // len(tokens)), 1)[:count]}
+
+    def check_silence(self) -> None:
+        """Raise a ValueError where the network must be told a caption: what it draws without was never trained."""
+        if not self.dropped:
+            raise ValueError(
+                "this model needs a caption; say it with --prompt (it was trained with one for every picture, "
+                "condition_dropout = 0, and never learned to draw without)"
+            )

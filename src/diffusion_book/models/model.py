@@ -13,7 +13,8 @@ from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import autoguidance, classifier_free_batched, interval, threshold
 from diffusion_book.models.card import Card
 from diffusion_book.models.codec import Codec, Pixels
-from diffusion_book.models.conditioner import Conditioner, Labels
+from diffusion_book.models.conditioner import Captions, Conditioner, Labels
+from diffusion_book.nn import TextUNetConfig
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import RunConfig
@@ -87,7 +88,9 @@ class Model:
         recipe = card.recipe
         dropped = recipe is None or recipe.denoising.condition_dropout > 0
         names = _class_names(recipe) if recipe else ()
-        conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True), names)
+        conditioner: Conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True), names)
+        if isinstance(config, TextUNetConfig):
+            conditioner = Captions(dropped)
         side = size or (recipe and _side(recipe))
         stride = getattr(config, "stride", 1)
         if side and side % stride:

@@ -5,6 +5,8 @@ from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
 from diffusion_book.nn.embedding import timestep_embedding
 from diffusion_book.nn.mlp import MLP
+from diffusion_book.nn.text import TextConfig, TextEncoder
+from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
 from diffusion_book.nn.unet import UNet
 from diffusion_book.nn.unet_config import SIZES, UNetConfig
 
@@ -16,6 +18,10 @@ __all__ = [
     "ClassifierConfig",
     "DiT",
     "DiTConfig",
+    "TextConfig",
+    "TextEncoder",
+    "TextUNet",
+    "TextUNetConfig",
     "UNet",
     "UNetConfig",
     "build",

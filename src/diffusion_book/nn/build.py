@@ -12,6 +12,7 @@ from torch import nn
 from diffusion_book._names import unknown
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
+from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
 from diffusion_book.nn.unet import UNet
 from diffusion_book.nn.unet_config import UNetConfig
 
@@ -21,6 +22,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "unet": (UNet, UNetConfig),
     "dit": (DiT, DiTConfig),
     "classifier": (Classifier, ClassifierConfig),
+    "text-unet": (TextUNet, TextUNetConfig),
 }
 """What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from diffusion_book._checks import at_least
 from diffusion_book._files import expanded, once
-from diffusion_book.data import Examples, load
+from diffusion_book.data import Examples, Scenes, captions, load
 from diffusion_book.nn.build import build, check_fields, configure
 from diffusion_book.training import objectives
 from diffusion_book.training.loop import TrainConfig
@@ -221,6 +221,7 @@ def build_network(config: RunConfig, data: Examples) -> nn.Module:
     if data.classes:
         described.setdefault("classes", data.classes)
     _check_classes(config, described.get("classes", 0), data.classes)
+    _check_words(config, data)
     return build(described)
 
 
@@ -249,8 +250,24 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
         )
 
 
+def _check_words(config: RunConfig, data: Examples) -> None:
+    """A network that reads, beside what there is to read."""
+    if config.network["kind"] != "text-unet":
+        return
+    if not isinstance(data, Scenes):
+        raise ValueError(f"{config.data} has no captions for a network of kind 'text-unet'; take data = 'scenes'")
+    words, length = config.network.get("vocabulary"), config.network.get("length")
+    if (words, length) != (len(captions.WORDS), captions.LONGEST):
+        raise ValueError(
+            f"the captions of {config.data} are of vocabulary = {len(captions.WORDS)} and length = "
+            f"{captions.LONGEST}, got {words} and {length}"
+        )
+
+
 def build_data(config: RunConfig) -> Examples:
     """What a configuration trains on."""
+    if config.data == "scenes":
+        return load("scenes", size=config.size)
     return load(config.data, size=config.size, skip_broken=config.skip_broken, labels=config.labels)
 
 

@@ -74,7 +74,7 @@ def standard_error(losses: Tensor, t: Tensor, n: int) -> float:
     return float(of_picture.square().sum().sqrt() / n)
 
 
-def build_held_out(config: RunConfig, data: Examples) -> Images | None:
+def build_held_out(config: RunConfig, data: Examples) -> Examples | None:
     """The held-out pictures that a configuration names, with the labels that the training pictures have.
 
     Raises:
@@ -86,16 +86,19 @@ def build_held_out(config: RunConfig, data: Examples) -> Images | None:
     """
     if config.held_out is None:
         return None
-    if config.held_out.startswith("folder:"):
+    held_out: Examples
+    if config.held_out == "scenes":
+        held_out = load("scenes", "test", data.shape[-1])
+    elif config.held_out.startswith("folder:"):
         held_out = load(config.held_out, size=data.shape[-1], skip_broken=config.skip_broken, labels=config.labels)
     else:
         held_out = load(config.held_out, "test")
-    if held_out.shape != data.shape or set(held_out.conditions) != {*data.take(torch.tensor([0], device="cpu"))[1]}:
+    if held_out.shape != data.shape or _told(held_out) != _told(data):
         raise ValueError(
             f"the held-out pictures of {config.held_out} are {_spoken(held_out)}, those to train on {_spoken(data)}; "
             "take them from the same set, such as by `diffusion-book data split`"
         )
-    if not isinstance(data, Images):
+    if not isinstance(data, Images) or not isinstance(held_out, Images):
         return held_out
     _warn_of_copies(held_out, data)
     return _named_alike(held_out, data.class_names)
@@ -124,6 +127,11 @@ def _warn_of_copies(held_out: Images, data: Images) -> None:
             "`diffusion-book data split` keeps such pictures on one side",
             stacklevel=3,
         )
+
+
+def _told(data: Examples) -> set[str]:
+    """By which names something is known of each."""
+    return {*data.take(torch.tensor([0], device="cpu"))[1]}
 
 
 def _spoken(data: Examples) -> str:

@@ -153,7 +153,7 @@ def test_a_held_out_batch_is_otherwise_drawn_as_one_of_training():
     ("options", "message"),
     [
         ({"times": "normal"}, r"unknown times 'normal' \(did you mean 'logit-normal'\?\); choose one of uniform"),
-        ({"times": "log"}, "unknown times 'log'; choose one of uniform, logit-normal, sigma"),
+        ({"times": "log"}, "unknown times 'log'; choose one of uniform, logit-normal, late, sigma"),
         ({"weight": "snr"}, r"unknown weight 'snr' \(did you mean 'min-snr'\?\); choose one of none, min-snr, p2"),
         ({"condition_dropout": math.nan}, r"condition_dropout is a share in \[0, 1\], got nan"),
         ({"condition_dropout": 1.5}, r"condition_dropout is a share in \[0, 1\], got 1.5"),

@@ -1,5 +1,6 @@
 """To denoise: the weighted error of a prediction at random times. Chapters 4 and 6."""
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from diffusion_book.losses import (
     simple_loss,
     vdm,
 )
+from diffusion_book.nn import TextUNetConfig
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
 from diffusion_book.training.objectives.common import Batch
@@ -29,6 +31,7 @@ DrawTimes = Callable[[Schedule, int, torch.Generator], Tensor]
 TIMES: dict[str, DrawTimes] = {
     "uniform": draw_times,
     "logit-normal": draw_logit_normal_times,
+    "late": functools.partial(draw_logit_normal_times, mean=0.4),
     "sigma": draw_sigma_times,
 }
 IN_A_RANGE = 64
@@ -103,7 +106,8 @@ class DenoisingConfig:
     Attributes:
         schedule: a name that `schedules.by_name` knows. T: its steps, where it has steps.
         prediction: what the network learns to output.
-        times: which times are trained more: "uniform", "logit-normal" or "sigma" (for EDM).
+        times: which times are trained more: "uniform", "logit-normal", "late" (the same with the mean 0.4: more of the
+            noisy times, at which it is decided what a picture shows) or "sigma" (for EDM).
         weight: of the loss: "none", "min-snr", "p2", "vdm" or "edm".
         condition_dropout: the share of examples of which the network is told nothing, for classifier-free guidance.
     """
@@ -111,7 +115,7 @@ class DenoisingConfig:
     schedule: str = "cosine"
     T: int | None = None
     prediction: Prediction = "v"
-    times: Literal["uniform", "logit-normal", "sigma"] = "uniform"
+    times: Literal["uniform", "logit-normal", "late", "sigma"] = "uniform"
     weight: Literal["none", "min-snr", "p2", "vdm", "edm"] = "none"
     condition_dropout: float = 0.0
 
@@ -129,18 +133,28 @@ class DenoisingConfig:
         return by_name(self.schedule, self.T)
 
     def build(self, network: nn.Module) -> Denoising:
-        """The objective, for this network: it is told labels where it has classes, and nothing where it can be."""
-        described: Any = network.config
-        dropped = described.classes and getattr(described, "no_label", True)
+        """The objective, for this network: it is told labels where it has classes, captions where it reads, and
+        nothing where it can be.
+        """
+        nothing = _nothing(network.config)
+        dropped = nothing and getattr(network.config, "no_label", True)
         return Denoising(
             self.build_schedule(),
             self.prediction,
             WEIGHTS[self.weight],
             TIMES[self.times],
-            told=("y",) if described.classes else (),
-            nothing={"y": torch.tensor(described.classes)} if dropped else {},
+            told=tuple(nothing),
+            nothing=nothing if dropped else {},
             dropout=self.condition_dropout if dropped else 0.0,
         )
+
+
+def _nothing(described: Any) -> dict[str, Tensor]:
+    """What stands in the place of all that a network of this configuration can be told."""
+    nothing = {"y": torch.tensor(described.classes)} if described.classes else {}
+    if isinstance(described, TextUNetConfig):
+        nothing["tokens"] = torch.zeros(described.length, dtype=torch.int64)
+    return nothing
 
 
 def _check_share(name: str, value: float) -> None:

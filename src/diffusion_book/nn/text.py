@@ -1,0 +1,108 @@
+"""What a caption becomes for a picture: a vector for each of its words, and one for all of it. Chapter 9."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_book._checks import at_least
+from diffusion_book._names import unknown
+from diffusion_book.nn.transformer import ACTIVATIONS, Activation, TransformerBlock, looks_at
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What an encoder of texts is made of. The defaults are for captions of a few words, learnt with the picture.
+
+    Attributes:
+        vocabulary: how many tokens there are; they are numbered from 0.
+        length: the most tokens of one text.
+        width: D, features of a token; a multiple of `heads`.
+        layers: of the transformer. heads: of each attention.
+        causal: whether a token looks only at those before it.
+        activation: "gelu", or "quick_gelu" as in CLIP.
+        padding: the token that fills up short texts and does not count; None where all count, as in CLIP.
+        pool: what stands for the text as a whole: the "mean" of its tokens, or the one of the largest number, which
+            in CLIP marks the "end".
+    """
+
+    vocabulary: int
+    length: int
+    width: int = 128
+    layers: int = 1
+    heads: int = 4
+    causal: bool = False
+    activation: Activation = "gelu"
+    padding: int | None = 0
+    pool: Literal["mean", "end"] = "mean"
+
+    def __post_init__(self) -> None:
+        at_least(1, vocabulary=self.vocabulary, length=self.length, width=self.width, heads=self.heads)
+        at_least(0, layers=self.layers)
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(unknown("activation", self.activation, ACTIVATIONS))
+        if self.pool not in ("mean", "end"):
+            raise ValueError(f"pool must be 'mean' or 'end', got {self.pool!r}")
+
+
+class Encoded(NamedTuple):
+    """A text as a U-Net takes it."""
+
+    context: Tensor
+    """[B, L, D], of each token."""
+    mask: Tensor
+    """[B, L], true where a token counts."""
+    pooled: Tensor
+    """[B, D], of the text as a whole; zeros where no token counts."""
+
+
+class TextEncoder(nn.Module):
+    """Numbers of tokens [B, L] → `Encoded`: embeddings and positions, a transformer, a last normalisation. Chapter 9.
+
+    Source: Radford et al. 2021, section 2.4, whose encoder is the one with causal = True and pool = "end".
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.length, config.width)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, config.heads, config.activation) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, tokens: Tensor) -> Encoded:
+        """
+        Raises:
+            ValueError: tokens is not [B, L] of integers, L at most `length`; or, on a CPU, there is no such token.
+        """
+        self._check(tokens)
+        counts = torch.ones_like(tokens, dtype=torch.bool)
+        if self.config.padding is not None:
+            counts = tokens != self.config.padding
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        mask = looks_at(counts, self.config.causal)
+        for block in self.blocks:
+            x = block(x, mask)
+        x = self.norm(x)
+        return Encoded(x, counts, self._pool(x, counts, tokens))
+
+    def _pool(self, x: Tensor, counts: Tensor, tokens: Tensor) -> Tensor:
+        if self.config.pool == "end":
+            return x[torch.arange(len(x), device=x.device), tokens.argmax(1)]
+        weight = counts[..., None].to(x.dtype)
+        return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def _check(self, tokens: Tensor) -> None:
+        if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 2:
+            raise ValueError(f"tokens must be int64 [B, L], the numbers of a text's words, got {tokens!r:.80}")
+        if tokens.shape[1] > self.config.length:
+            raise ValueError(f"a text has at most {self.config.length} tokens here, got {tokens.shape[1]}")
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling() and tokens.numel():
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.config.vocabulary:
+                raise ValueError(f"tokens are numbered 0 … {self.config.vocabulary - 1}, got {low} … {high}")
