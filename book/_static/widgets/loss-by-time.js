@@ -54,7 +54,9 @@
     }
     for (const t of [1, 10, 100, 1000]) text(across(t), HEIGHT - 20, `t = ${t}`, t === 1000 ? "end" : "middle");
     for (const loss of [0, 0.5, 1]) text(LEFT - 8, up(loss) + 5, String(loss), "end");
-    for (const power of [-4, -2, 0]) text(LEFT - 8, upRegret(10 ** power) + 5, String(10 ** power), "end");
+    for (const power of [-4, -2, 0]) {
+      text(LEFT - 8, upRegret(10 ** power) + 5, power < -2 ? `1e${power}` : String(10 ** power), "end");
+    }
     const floor = line(data.floor, up);
     shape("path", { d: `M ${floor.join(" L ")}`, class: "widget-end" }, picture);
     const simple = data.runs.find((run) => run.name === "simple");
