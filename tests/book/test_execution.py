@@ -75,7 +75,8 @@ def test_what_a_page_computes_is_measured(tmp_path):
     start = run(page(tmp_path, "empty", "pass"), timeout=120)
     done = run(page(tmp_path, "a", *cells), timeout=120)
     assert done.seconds >= 2 + 1.5
-    assert 1.5 <= done.cpu_seconds - start.cpu_seconds < 2 + 1.5
+    # Two kernels differ by some tenths of a second in what they take to start.
+    assert 1.5 - 0.4 < done.cpu_seconds - start.cpu_seconds < 2 + 1.5
 
 
 @pytest.mark.parametrize(

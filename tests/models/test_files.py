@@ -208,7 +208,7 @@ def test_a_file_beside_the_weights_that_is_no_card_is_told(card, message, networ
 def test_an_unknown_name_is_told_the_nearest():
     with pytest.raises(ValueError, match=r"there is no model 'mnist-une': .*; did you mean 'mnist-unet'\?"):
         models.load("mnist-une")
-    with pytest.raises(ValueError, match=r"no name of the zoo, which has mnist-classifier, .*mnist-unet"):
+    with pytest.raises(ValueError, match=r"no name of the zoo, which has icons-unet, mnist-classifier, .*mnist-unet"):
         models.load("kitten")
 
 
