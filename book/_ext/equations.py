@@ -72,17 +72,20 @@ def find_tests(folder: Path) -> list[EquationTest]:
 
 
 def _labels(decorator: ast.expr) -> list[str]:
-    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.equation":
-        return [argument.value for argument in decorator.args if isinstance(argument, ast.Constant)]
-    return []
+    mark = _equation_mark(decorator)
+    return [argument.value for argument in mark.args if isinstance(argument, ast.Constant)] if mark else []
 
 
 def _implementations(decorator: ast.expr) -> list[str]:
     """The names in `by="process.noising"`, one or several with spaces between."""
-    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.equation":
-        values = [word.value for word in decorator.keywords if word.arg == "by"]
-        return [name for value in values if isinstance(value, ast.Constant) for name in value.value.split()]
-    return []
+    mark = _equation_mark(decorator)
+    values = [word.value for word in mark.keywords if word.arg == "by"] if mark else []
+    return [name for value in values if isinstance(value, ast.Constant) for name in value.value.split()]
+
+
+def _equation_mark(decorator: ast.expr) -> ast.Call | None:
+    found = isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.equation"
+    return decorator if found else None
 
 
 def collect(app: Sphinx, doctree: nodes.document) -> None:

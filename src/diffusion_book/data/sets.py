@@ -43,6 +43,12 @@ _MNIST_CITATION = (
     "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-Based Learning Applied to Document Recognition. "
     "Proceedings of the IEEE 86(11), 1998"
 )
+_OPENMOJI_LICENCE = (
+    "CC BY-SA 4.0 (OpenMoji): name OpenMoji beside pictures of them, and share what you make of them alike"
+)
+_OPENMOJI_CITATION = (
+    "OpenMoji, the open-source emoji and icon project. Hochschule für Gestaltung Schwäbisch Gmünd, version 17.0"
+)
 _CARDS = (
     SetCard(
         name="mnist-5k",
@@ -66,11 +72,9 @@ _CARDS = (
         train=1148,
         test=122,
         source="https://openmoji.org",
-        licence="CC BY-SA 4.0 (OpenMoji): name OpenMoji beside pictures of them, and share what you make of them alike",
+        licence=_OPENMOJI_LICENCE,
         download=0,
-        citation=(
-            "OpenMoji, the open-source emoji and icon project. Hochschule für Gestaltung Schwäbisch Gmünd, version 17.0"
-        ),
+        citation=_OPENMOJI_CITATION,
     ),
     SetCard(
         name="scenes",
@@ -81,11 +85,9 @@ _CARDS = (
         train=1_000_000,
         test=10_000,
         source="https://openmoji.org",
-        licence="CC BY-SA 4.0 (OpenMoji): name OpenMoji beside pictures of them, and share what you make of them alike",
+        licence=_OPENMOJI_LICENCE,
         download=0,
-        citation=(
-            "OpenMoji, the open-source emoji and icon project. Hochschule für Gestaltung Schwäbisch Gmünd, version 17.0"
-        ),
+        citation=_OPENMOJI_CITATION,
     ),
     SetCard(
         name="mnist",
