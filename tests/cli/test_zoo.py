@@ -83,6 +83,13 @@ def test_a_step_that_is_kept_is_a_model_of_its_own(run, recipes, tmp_path):
     assert early.card.wall_time <= models.load("weights/tiny.safetensors").card.wall_time
 
 
+def test_a_last_step_that_is_kept_too_is_the_model_itself(run, recipes, tmp_path):
+    (zoo.RECIPES / "tiny.toml").write_text(DENOISER.replace("[3]", "[3, 5]"))
+    run("zoo", "train", "tiny", "--export", "weights")
+    assert {path.stem for path in (tmp_path / "weights").glob("*.safetensors")} == {"tiny", "tiny-early"}
+    assert models.load("weights/tiny.safetensors").card.step == 5
+
+
 def test_a_run_that_has_ended_is_exported_again_without_training(run, recipes, tmp_path):
     run("zoo", "train", "tiny", "--export", "once")
     run("zoo", "train", "tiny", "--export", "twice", "--resume")

@@ -19,9 +19,9 @@ def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path
     The steps that a recipe keeps become models of their own: one as `NAME-early`, several as `NAME-step-N`.
     """
     config = trainer.config
-    one = len(config.keep_steps) == 1
-    steps = {step: f"{name}-early" if one else f"{name}-step-{step}" for step in config.keep_steps}
-    steps[config.steps] = name
+    early = [step for step in config.keep_steps if step != config.steps]
+    steps = {step: f"{name}-early" if len(early) == 1 else f"{name}-step-{step}" for step in early}
+    steps = {config.steps: name, **steps}
     return [_export(trainer, step, called, command, folder) for step, called in steps.items()]
 
 
