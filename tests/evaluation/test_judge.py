@@ -139,3 +139,23 @@ def test_what_cannot_be_judged_is_refused():
         look(x[..., 2:])
     with pytest.raises(ValueError, match="images must lie in"):
         look(x + 2)
+
+
+def test_a_model_is_judged_by_what_it_draws_after_its_captions(monkeypatch):
+    """A painter that copies the pictures of the captions is right in all; one that mixes them up is not."""
+    pictures = Scenes("pairs").take(INDEX)[0]
+
+    def copies(model, said, seeds, **options):
+        assert list(said) == Scenes("pairs").captions(INDEX)
+        assert (list(seeds), options) == (INDEX.tolist(), {"steps": 7, "guidance": 3})
+        return pictures if model == "right" else pictures.flip(0)
+
+    monkeypatch.setattr("diffusion_book.evaluation.judge.draw", copies)
+    asked = {"split": "pairs", "count": len(INDEX), "guidance": 3, "steps": 7}
+    assert judge.judge_model("right", **asked)["all"] == 1
+    assert judge.judge_model("wrong", **asked)["all"] < 0.2
+
+
+def test_a_model_that_does_not_read_is_not_judged():
+    with pytest.raises(ValueError, match="unknown class"):
+        judge.judge_model("icons-unet", count=2, steps=1)

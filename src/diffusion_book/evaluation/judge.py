@@ -10,6 +10,7 @@ sprite s, both as differences from g, the squared error that the sprite explains
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from diffusion_book.data import captions, scenes
 from diffusion_book.data.captions import GROUNDS, SIZES, Scene, Thing
 from diffusion_book.data.images import check_range
+from diffusion_book.models import Guidance, Model, draw
 
 SIDE = 32
 """Pictures are read at this size; larger ones are scaled down first."""
@@ -73,6 +75,27 @@ def judge(x: Tensor, said: Sequence[str]) -> list[Verdict]:
         raise ValueError(f"one caption for each of the {len(x)} pictures is needed, got {len(said)}")
     asked = [captions.read(caption) for caption in said]
     return [verdict(reading, scene) for reading, scene in zip(look(x), asked)]
+
+
+def judge_model(
+    model: Model | Path | str,
+    split: scenes.Split = "test",
+    count: int = 96,
+    guidance: Guidance | float = 1.0,
+    steps: int = 20,
+) -> dict[str, float]:
+    """Draw a picture after each of so many captions, and say which share shows what is said; see `shares`.
+
+    Args:
+        model: one that reads, as `models.draw` takes it.
+        split: of the captions: those of "test", or of what training never showed.
+        guidance, steps: of the drawing.
+
+    Raises:
+        ValueError: there is no such model, or it reads no captions.
+    """
+    said = scenes.Scenes(split).captions(torch.arange(count))
+    return shares(judge(draw(model, said, range(count), steps=steps, guidance=guidance), said))
 
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
