@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from diffusion_book.data import Scenes, captions, scenes
 from diffusion_book.data.captions import Scene, Thing
 from diffusion_book.evaluation import judge
-from diffusion_book.evaluation.judge import QUESTIONS, Reading, Seen, look, shares, verdict
+from diffusion_book.evaluation.judge import QUESTIONS, Reading, Seen, by_sprites, shares, verdict
 
 INDEX = torch.arange(48)
 
@@ -41,7 +41,7 @@ def test_it_reads_blurred_and_noisy_pictures_nearly_as_well():
 
 def test_it_sees_where_objects_are():
     layout = Scenes("test").layout(INDEX)
-    readings = look(Scenes("test").take(INDEX)[0])
+    readings = by_sprites(Scenes("test").take(INDEX)[0])
     for k, reading in enumerate(readings):
         sides = scenes.sides(32)
         places = {
@@ -124,9 +124,9 @@ def test_noise_and_an_empty_ground_show_nothing():
     grey = 0xA0 / 127.5 - 1
     noise = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     noisy, empty = (grey + 0.5 * noise).clamp(-1, 1), torch.ones(1, 3, 32, 32)
-    for found in look(torch.cat([noisy, empty])):
+    for found in by_sprites(torch.cat([noisy, empty])):
         assert found.seen == ()
-    assert look(empty)[0].ground == "white"
+    assert by_sprites(empty)[0].ground == "white"
 
 
 def test_what_cannot_be_judged_is_refused():
@@ -136,6 +136,26 @@ def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="is no caption of these pictures"):
         judge.judge(x, ["a cat", "cats and dogs"])
     with pytest.raises(ValueError, match=r"expected pictures \[K, 3, H, W\].*got shape \(2, 3, 32, 30\)"):
-        look(x[..., 2:])
+        by_sprites(x[..., 2:])
     with pytest.raises(ValueError, match="images must lie in"):
-        look(x + 2)
+        by_sprites(x + 2)
+
+
+def test_a_model_is_judged_by_what_it_draws_after_its_captions(monkeypatch):
+    """A painter that copies the pictures of the captions is right in all; one that mixes them up is not."""
+    pictures = Scenes("pairs").take(INDEX)[0]
+
+    def copies(model, said, seeds, **options):
+        assert list(said) == Scenes("pairs").captions(INDEX)
+        assert (list(seeds), options) == (INDEX.tolist(), {"steps": 7, "guidance": 3})
+        return pictures if model == "right" else pictures.flip(0)
+
+    monkeypatch.setattr("diffusion_book.evaluation.judge.draw", copies)
+    asked = {"split": "pairs", "count": len(INDEX), "guidance": 3, "steps": 7}
+    assert judge.judge_model("right", **asked)["all"] == 1
+    assert judge.judge_model("wrong", **asked)["all"] < 0.2
+
+
+def test_a_model_that_does_not_read_is_not_judged():
+    with pytest.raises(ValueError, match="unknown class"):
+        judge.judge_model("icons-unet", count=2, steps=1)

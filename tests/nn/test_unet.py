@@ -37,6 +37,7 @@ CONFIGS = {
     ),
     "middle-only": replace(TINY, attention_levels=(), middle_attention=True, pad_end=True, norm_eps=1e-3),
     "text": replace(TINY, context_dim=6, channel_mults=(1, 2, 2)),
+    "spatial": replace(TINY, context_dim=6, mixer="spatial_transformer"),
     "pooled": replace(TINY, pooled_dim=5, classes=10),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -338,6 +339,7 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
         ({"channel_mults": (1, 0)}, "a whole number of features, got 16 × 0 = 0"),
         ({"context_dim": 4, "attention_levels": ()}, "context_dim needs attention somewhere"),
         ({"context_dim": 4, "middle_attention": False, "attention_levels": ()}, "context_dim needs attention"),
+        ({"mixer": "spatial_transformer"}, "mixer = 'spatial_transformer' reads a text; give context_dim"),
         ({"mixer": "attentio"}, r"unknown mixer 'attentio' \(did you mean 'attention'\?\); choose one of attention"),
         ({"conditioning": "film"}, "conditioning must be 'scale_shift' or 'add', got 'film'"),
         ({"resample": "pool"}, "resample must be 'conv' or 'block', got 'pool'"),

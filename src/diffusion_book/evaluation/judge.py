@@ -9,7 +9,8 @@ sprite s, both as differences from g, the squared error that the sprite explains
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from diffusion_book.data import captions, scenes
 from diffusion_book.data.captions import GROUNDS, SIZES, Scene, Thing
 from diffusion_book.data.images import check_range
+from diffusion_book.models import Guidance, Model, draw
 
 SIDE = 32
 """Pictures are read at this size; larger ones are scaled down first."""
@@ -59,12 +61,13 @@ Verdict = dict[str, bool]
 """Which of `QUESTIONS` that a caption asks the picture answers rightly, and "all" of them."""
 
 
-def judge(x: Tensor, said: Sequence[str]) -> list[Verdict]:
+def judge(x: Tensor, said: Sequence[str], look: Callable[[Tensor], list[Reading]] | None = None) -> list[Verdict]:
     """Compare pictures with what their captions say.
 
     Args:
         x: [K, 3, H, W] in [−1, 1], H = W = 32 or a multiple of it.
         said: K captions, of which any may leave something out; that is then not judged.
+        look: another way to read pictures than by their sprites, such as that of `reader`.
 
     Raises:
         ValueError: pictures of another shape, another number of captions, or one that `data.captions` cannot read.
@@ -72,7 +75,28 @@ def judge(x: Tensor, said: Sequence[str]) -> list[Verdict]:
     if len(x) != len(said):
         raise ValueError(f"one caption for each of the {len(x)} pictures is needed, got {len(said)}")
     asked = [captions.read(caption) for caption in said]
-    return [verdict(reading, scene) for reading, scene in zip(look(x), asked)]
+    return [verdict(reading, scene) for reading, scene in zip((look or by_sprites)(x), asked)]
+
+
+def judge_model(
+    model: Model | Path | str,
+    split: scenes.Split = "test",
+    count: int = 96,
+    guidance: Guidance | float = 1.0,
+    steps: int = 20,
+) -> dict[str, float]:
+    """Draw a picture after each of so many captions, and say which share shows what is said; see `shares`.
+
+    Args:
+        model: one that reads, as `models.draw` takes it.
+        split: of the captions: those of "test", or of what training never showed.
+        guidance, steps: of the drawing.
+
+    Raises:
+        ValueError: there is no such model, or it reads no captions.
+    """
+    said = scenes.Scenes(split).captions(torch.arange(count))
+    return shares(judge(draw(model, said, range(count), steps=steps, guidance=guidance), said))
 
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
@@ -81,7 +105,7 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
     return {name: sum(answers) / len(answers) for name, answers in asked.items() if answers}
 
 
-def look(x: Tensor) -> list[Reading]:
+def by_sprites(x: Tensor) -> list[Reading]:
     """What is to be seen in pictures [K, 3, H, W] in [−1, 1]."""
     check_range(x)
     if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] != x.shape[3] or x.shape[2] % SIDE:

@@ -18,6 +18,7 @@ from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
 from diffusion_book.nn.inputs import check_dtype, check_images
+from diffusion_book.nn.transformer import SpatialTransformer
 from diffusion_book.nn.unet_config import Mixer, UNetConfig
 
 
@@ -34,7 +35,16 @@ def attention(channels: int, config: UNetConfig, norm: bool) -> dict[str, nn.Mod
     return layers
 
 
-MIXERS: dict[Mixer, Callable[[int, UNetConfig, bool], dict[str, nn.Module]]] = {"attention": attention}
+def spatial_transformer(channels: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
+    """What Stable Diffusion mixes with, which also has two layers at each position; see `SpatialTransformer`."""
+    groups = config.groups if norm else None
+    return {"transformer": SpatialTransformer(channels, config.context_dim, config.head_channels, groups)}
+
+
+MIXERS: dict[Mixer, Callable[[int, UNetConfig, bool], dict[str, nn.Module]]] = {
+    "attention": attention,
+    "spatial_transformer": spatial_transformer,
+}
 """What `UNetConfig.mixer` may be: functions like `attention`, that make the layers which follow a residual block.
 
 They run in their order, each called as layer(h, context, mask), and files of weights know them by their names.

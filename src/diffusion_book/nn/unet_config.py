@@ -9,7 +9,7 @@ from diffusion_book._checks import at_least
 from diffusion_book._names import unknown
 from diffusion_book.nn.blocks import Conditioning
 
-Mixer = Literal["attention"]
+Mixer = Literal["attention", "spatial_transformer"]
 
 LATER = {"later": True}
 """Of a field that there was not when the first files were written: it is said only where it is not the default."""
@@ -112,6 +112,8 @@ class UNetConfig:
                 )
         if self.mixer not in get_args(Mixer):
             raise ValueError(unknown("mixer", self.mixer, get_args(Mixer)))
+        if self.mixer == "spatial_transformer" and not self.context_dim:
+            raise ValueError("mixer = 'spatial_transformer' reads a text; give context_dim, or take 'attention'")
         if self.context_dim and not (self.attention_levels or self.attends_in_the_middle):
             raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
         if not 0 <= self.dropout < 1:
