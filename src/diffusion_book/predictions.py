@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating, check_same_shape
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.schedules import Level, Schedule, Time, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
@@ -56,8 +56,7 @@ def _coefficients(prediction: Prediction, schedule: Schedule, level: Level) -> t
 
 def check_prediction(prediction: str) -> None:
     """A ValueError for what is none of `PREDICTIONS`, with the nearest of them."""
-    if prediction not in PREDICTIONS:
-        raise ValueError(unknown("prediction", prediction, PREDICTIONS))
+    check_known("prediction", prediction, PREDICTIONS)
 
 
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.cli import options
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def export(
     """
     if format == "onnx":
         raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
-    if format not in ("diffusers", "safetensors"):
-        raise ValueError(unknown("format", format, ("diffusers", "safetensors")))
+    check_known("format", format, ("diffusers", "safetensors"))
 
     from diffusion_book import models
     from diffusion_book.data import pictures

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions
 from diffusion_book.data import captions
 
@@ -95,8 +95,7 @@ class Labels:
     def _number(self, name: str) -> int:
         if not self.names:
             raise ValueError(f"a class is a whole number, or several between commas, got {name!r}")
-        if name not in self.names:
-            raise ValueError(unknown("class", name, self.names))
+        check_known("class", name, self.names)
         return self.names.index(name)
 
 

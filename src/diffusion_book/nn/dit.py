@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_book._checks import at_least, check_time_of_each
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
 from diffusion_book.nn.inputs import check_images
@@ -70,8 +70,7 @@ class DiTConfig:
     @classmethod
     def named(cls, size: str, **changes: Any) -> "DiTConfig":
         """A size by name, with changes: `DiTConfig.named("digits", classes=10)`."""
-        if size not in DIT_SIZES:
-            raise ValueError(unknown("DiT size", size, DIT_SIZES))
+        check_known("DiT size", size, DIT_SIZES)
         return replace(DIT_SIZES[size], **changes)
 
 

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from diffusion_book._checks import at_least
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.nn.blocks import Conditioning
 
 Mixer = Literal["attention"]
@@ -110,8 +110,7 @@ class UNetConfig:
                     f"head_channels = {self.head_channels} must divide the features of attention level {level} "
                     f"(the middle is level {last}), got {self.widths[level]}"
                 )
-        if self.mixer not in get_args(Mixer):
-            raise ValueError(unknown("mixer", self.mixer, get_args(Mixer)))
+        check_known("mixer", self.mixer, get_args(Mixer))
         if self.context_dim and not (self.attention_levels or self.attends_in_the_middle):
             raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
         if not 0 <= self.dropout < 1:
@@ -146,8 +145,7 @@ class UNetConfig:
     @classmethod
     def named(cls, size: str, **changes: Any) -> "UNetConfig":
         """A size by name, with changes: `UNetConfig.named("digits", classes=10)`."""
-        if size not in SIZES:
-            raise ValueError(unknown("U-Net size", size, SIZES))
+        check_known("U-Net size", size, SIZES)
         return replace(SIZES[size], **changes)
 
 

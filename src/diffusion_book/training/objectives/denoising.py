@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions, drop
 from diffusion_book.losses import (
     Weighting,
@@ -121,10 +121,8 @@ class DenoisingConfig:
 
     def __post_init__(self) -> None:
         check_prediction(self.prediction)
-        if self.times not in TIMES:
-            raise ValueError(unknown("times", self.times, TIMES))
-        if self.weight not in WEIGHTS:
-            raise ValueError(unknown("weight", self.weight, WEIGHTS))
+        check_known("times", self.times, TIMES)
+        check_known("weight", self.weight, WEIGHTS)
         _check_share("condition_dropout", self.condition_dropout)
         self.build_schedule()
 
