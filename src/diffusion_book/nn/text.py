@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, one_of
 from diffusion_book._names import check_known
 from diffusion_book.nn.transformer import ACTIVATIONS, Activation, TransformerBlock, looks_at
 
@@ -43,8 +43,7 @@ class TextConfig:
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}")
         check_known("activation", self.activation, ACTIVATIONS)
-        if self.pool not in ("mean", "end"):
-            raise ValueError(f"pool must be 'mean' or 'end', got {self.pool!r}")
+        one_of("pool", self.pool, ("mean", "end"))
 
 
 class Encoded(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, one_of, positive
 from diffusion_book._names import check_known
 from diffusion_book.nn.blocks import Conditioning
 
@@ -115,12 +115,9 @@ class UNetConfig:
             raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}; 1e-5 is usual")
-        if self.conditioning not in ("scale_shift", "add"):
-            raise ValueError(f"conditioning must be 'scale_shift' or 'add', got {self.conditioning!r}")
-        if self.resample not in ("conv", "block"):
-            raise ValueError(f"resample must be 'conv' or 'block', got {self.resample!r}")
+        positive("norm_eps", self.norm_eps, "1e-5 is usual")
+        one_of("conditioning", self.conditioning, ("scale_shift", "add"))
+        one_of("resample", self.resample, ("conv", "block"))
 
     @property
     def widths(self) -> tuple[int, ...]:
