@@ -286,9 +286,7 @@ def _load(
     name: str, split: str, size: int | None, skip_broken: bool, labels: Literal["folders"] | None = None
 ) -> data.Images:
     if name == "scenes":
-        raise ValueError(
-            "of scenes there is no end, so no distance to all of them; evaluation.judge compares pictures with captions"
-        )
+        raise ValueError("there is no end of scenes to be near to; evaluation.judge compares pictures with captions")
     if not name.startswith("folder:"):
         return data.load(name, split)
     try:
