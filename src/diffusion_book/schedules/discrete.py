@@ -33,8 +33,8 @@ class Discrete(Schedule):
             raise ValueError(
                 f"beta must be 1-D and hold a β for each of at least T = 2 steps, got shape {tuple(beta.shape)}"
             )
-        if not bool(((beta > 0) & (beta <= 1)).all()):
-            low, high = beta.min().item(), beta.max().item()
+        low, high = beta.min().item(), beta.max().item()
+        if not 0 < low <= high <= 1:
             raise ValueError(
                 f"every β, a share of the variance, must lie in (0, 1], got values from {low:.4g} to {high:.4g}"
             )
