@@ -68,9 +68,7 @@ class Denoising:
         check_prediction(self.prediction)
         _check_share("dropout", self.dropout)
         if self.dropout and not self.nothing:
-            raise ValueError(
-                'dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)} for ten classes'
-            )
+            raise ValueError('dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)}')
 
     @property
     def T(self) -> float:
