@@ -53,12 +53,9 @@ def _to_diffusers(found: "Model | TrainedClassifier", folder: Path) -> int:
     from diffusion_book.models import Model
     from diffusion_book.nn import UNet
 
-    network = found.network
+    network, kind = found.network, type(found.network).__name__
     if not isinstance(found, Model) or not isinstance(network, UNet):
-        raise ValueError(
-            f"diffusers has no counterpart of a {type(network).__name__}, only of a UNet; "
-            "take --format safetensors for this model"
-        )
+        raise ValueError(f"diffusers has no counterpart of a {kind}, only of a UNet; take --format safetensors")
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give a folder")
     save_pipeline(folder, network, found.schedule, found.prediction, found.known_shape[1])
