@@ -106,7 +106,9 @@ class Model:
             ValueError: a file did not say, and neither did who loaded it.
         """
         if self.shape is None:
-            raise ValueError("this file does not say how large its images are; give their side in pixels, --size 32")
+            raise ValueError(
+                "this file does not say how large its images are; give their side in pixels, such as --size 32"
+            )
         return self.shape
 
     @property
