@@ -287,7 +287,7 @@ def _load(
     name: str, split: str, size: int | None, skip_broken: bool, labels: Literal["folders"] | None = None
 ) -> data.Images:
     if name == "scenes":
-        raise ValueError("there is no end of scenes to be near to; evaluation.judge compares pictures with captions")
+        raise ValueError("scenes are endless, so no distance to all; evaluation.judge compares pictures with captions")
     if not name.startswith("folder:"):
         return data.load(name, split)
     try:

@@ -52,7 +52,9 @@ class DiTConfig:
         at_least(1, patch=self.patch, mlp_ratio=self.mlp_ratio)
         at_least(0, classes=self.classes)
         if self.width % 4 or self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads = {self.heads}, and of 4 for sines, got {self.width}")
+            raise ValueError(
+                f"width must be a multiple of heads = {self.heads}, and of 4 for sines of two axes, got {self.width}"
+            )
 
     @property
     def stride(self) -> int:

@@ -31,7 +31,7 @@ class Discrete(Schedule):
         beta = as_tensor(beta).double()
         if beta.ndim != 1 or len(beta) < 2:
             raise ValueError(
-                f"beta must be 1-D and hold a β for each of at least T = 2 steps, got shape {tuple(beta.shape)}"
+                f"beta must be a 1-D tensor of at least T = 2 steps, one β each, got shape {tuple(beta.shape)}"
             )
         low, high = beta.min().item(), beta.max().item()
         if not 0 < low <= high <= 1:
@@ -140,7 +140,7 @@ def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1
     """ᾱ_t falls like a sigmoid from start to end (Jabri et al. 2023, figure 8; as coded by Chen 2023). Chapter 2."""
     if not (-math.inf < start < end < math.inf and 0 < tau < math.inf):
         raise ValueError(
-            f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; usual: −3, 3, 1"
+            f"expected finite start < end and a positive tau, got {start}, {end} and {tau}; −3, 3 and 1 are usual"
         )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64, device="cpu") / T
     curve = torch.sigmoid(-(start + (end - start) * t) / tau)
