@@ -59,10 +59,10 @@ def check_same_shape(name: str, x: Tensor, of: str, like: Tensor) -> None:
         raise ValueError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {tuple(x.shape)}")
 
 
-def positive(name: str, value: float) -> None:
-    """A ValueError unless the value is above 0 and finite."""
+def positive(name: str, value: float, usual: str = "") -> None:
+    """A ValueError, with a word on what is usual, unless the value is above 0 and finite."""
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+        raise ValueError(f"{name} must be positive and finite, got {value}" + (f"; {usual}" if usual else ""))
 
 
 def share(name: str, value: float, ends: str) -> None:

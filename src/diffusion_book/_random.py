@@ -25,8 +25,7 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
         return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
     if not (isinstance(generator, Sequence) and all(isinstance(g, torch.Generator) for g in generator)):
         raise ValueError(
-            "random numbers need a torch.Generator, such as torch.Generator().manual_seed(0), or a list of them, one "
-            f"for each example, such as samplers.seeded(range(B)); got {generator!r:.40}"
+            f"random numbers need a torch.Generator, or a list such as samplers.seeded(range(B)); got {generator!r:.40}"
         )
     if len(generator) != len(x):
         raise ValueError(f"give one generator for each of the {len(x)} examples, got {len(generator)}")

@@ -28,8 +28,7 @@ def checked(conditions: Conditions | None) -> Conditions:
     for name, values in conditions.items():
         if not isinstance(values, Tensor):
             raise ValueError(
-                f'conditions are tensors, one row an example, such as {{"y": torch.tensor([7, 3])}}, '
-                f"got {name} = {values!r:.80}"
+                f'conditions are tensors, one row an example, such as {{"y": y}}; got {name} = {values!r:.80}'
             )
     return conditions
 
@@ -69,7 +68,6 @@ def _replaced(name: str, values: Tensor, nothing: Tensor, rows: Tensor) -> Tenso
     label = values.ndim == 1 and not values.is_floating_point()
     if label and bool((values == nothing).any()):
         raise ValueError(
-            f"{name} = {int(nothing)} is to say nothing, and is also a label of the data; take one that no example "
-            "has, such as the number of classes"
+            f"{name} = {int(nothing)} is to say nothing, and is also a label of the data; take one that no example has"
         )
     return torch.where(rows.view(-1, *[1] * (values.ndim - 1)), nothing.to(values), values)

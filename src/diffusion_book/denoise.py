@@ -4,7 +4,6 @@ A network, an exact mixture and a guided combination of networks all become the 
 so every sampler runs on every one of them. Chapter 3 shows why x̂0 is enough; chapter 6 builds both makers.
 """
 
-import math
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import NamedTuple, Protocol
@@ -12,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import not_a_tensor
+from diffusion_book._checks import not_a_tensor, positive
 from diffusion_book.conditions import Conditions, checked
 from diffusion_book.predictions import Prediction, check_prediction, to_x0, weigh, x0_weights
 from diffusion_book.schedules import Schedule, expand
@@ -81,10 +80,8 @@ def from_network(
         if output.shape != xt.shape and xt.ndim > 1 and output.shape == _twice_the_channels(xt):
             output, v = output.chunk(2, dim=1)
         if learned_variance and v is None:
-            raise ValueError(
-                f"with a learned variance the network must return the prediction and v, {_twice_the_channels(xt)}, "
-                f"got {tuple(output.shape)}"
-            )
+            wanted, got = _twice_the_channels(xt), tuple(output.shape)
+            raise ValueError(f"with learned_variance the network must return the prediction and v, {wanted}, got {got}")
         x0_hat = read(output, xt, t)
         return Estimate(x0_hat, v) if learned_variance else x0_hat
 
@@ -96,10 +93,8 @@ def _reader(
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """`to_x0` from (output, x_t, t), which remembers its two numbers for the times that samplers come back to."""
 
-    if x0_max is not None and not 0 < x0_max < math.inf:
-        raise ValueError(
-            f"x0_max must be positive and finite, such as 1.0 for images in [−1, 1], or None; got {x0_max}"
-        )
+    if x0_max is not None:
+        positive("x0_max", x0_max, "1.0 is for images in [−1, 1], None for no limit")
 
     @cache
     @torch.inference_mode(False)  # a later call may want a gradient, which tensors made in that mode do not give

@@ -214,9 +214,7 @@ def _check_mask(mask: Tensor) -> None:
     if not isinstance(mask, Tensor):
         raise ValueError(f"mask must be a tensor of bool, True where the picture is known, got {type(mask).__name__}")
     if mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask must be bool, True where the picture is known, got {mask.dtype}; compare it, mask > 0.5"
-        )
+        raise ValueError(f"mask must be bool, True where the picture is known, got {mask.dtype}; take mask > 0.5")
 
 
 def _fit(xt: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,8 +168,7 @@ def interval(
         kinds.add(v_of(answer) is not None)
         if len(kinds) > 1:
             raise ValueError(
-                "one of the two denoisers returns a learned variance and the other none; make both with "
-                "denoise.from_network(…, learned_variance=True), or both without"
+                "one of the two denoisers returns a learned variance and the other none; set learned_variance alike"
             )
         return answer
 
@@ -281,10 +280,8 @@ def _gradient(log_prob: Callable[[Tensor, Tensor], Tensor], xt: Tensor, t: Tenso
             raise not_a_tensor("log_prob", value)
         if value.shape != xt.shape[:1] or not value.requires_grad:
             kind = "" if value.requires_grad else " without a gradient; is it under torch.no_grad or inference_mode?"
-            raise ValueError(
-                f"log_prob must return one number for each of the {len(xt)} examples, differentiable in x_t, "
-                f"got shape {tuple(value.shape)}{kind}"
-            )
+            got = f"{tuple(value.shape)}{kind}"
+            raise ValueError(f"log_prob must return one number for each of the {len(xt)} examples, got shape {got}")
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
     return gradient
 
@@ -299,13 +296,9 @@ def _weight(w: Weight, xt: Tensor) -> Weight:
 
 
 def _check_pair(conditional: Conditions, unconditional: Conditions) -> None:
-    shapes = [
-        {name: tuple(value.shape) for name, value in checked(given).items()} for given in (conditional, unconditional)
-    ]
-    if shapes[0] != shapes[1] or not shapes[0]:
-        raise ValueError(
-            f"both conditions need the same names and shapes to share a batch, got {shapes[0]} and {shapes[1]}"
-        )
+    both = [{name: tuple(x.shape) for name, x in checked(given).items()} for given in (conditional, unconditional)]
+    if both[0] != both[1] or not both[0]:
+        raise ValueError(f"both conditions need the same names and shapes to share a batch, got {both[0]}, {both[1]}")
 
 
 def _check_weight(w: Weight) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import check_floating, check_same_shape
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.schedules import Level, Schedule, Time, expand
 
 Prediction = Literal["eps", "x0", "v", "score", "u", "F"]
@@ -56,8 +56,7 @@ def _coefficients(prediction: Prediction, schedule: Schedule, level: Level) -> t
 
 def check_prediction(prediction: str) -> None:
     """A ValueError for what is none of `PREDICTIONS`, with the nearest of them."""
-    if prediction not in PREDICTIONS:
-        raise ValueError(unknown("prediction", prediction, PREDICTIONS))
+    check_known("prediction", prediction, PREDICTIONS)
 
 
 def target(prediction: Prediction, schedule: Schedule, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
@@ -138,9 +137,7 @@ def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Ten
     _, a, b = level
     p, q = _coefficients(prediction, schedule, level)
     if prediction in ("eps", "score") and bool((a == 0).any()):
-        raise ValueError(
-            f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0 instead"
-        )
+        raise ValueError(f"x0 cannot be read off {prediction} where a(t) = 0 (zero SNR); predict v or x0 instead")
     determinant = a * q - b * p
     return q / determinant, -b / determinant
 

@@ -168,9 +168,7 @@ def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -
 def check_discrete(schedule: Schedule) -> None:
     """A ValueError for a schedule that has no steps: there is no t − 1 in continuous time."""
     if not isinstance(schedule, Discrete):
-        raise ValueError(
-            f"expected a discrete schedule, such as schedules.linear(), got {schedule!r}, which has no steps"
-        )
+        raise ValueError(f"expected a discrete schedule, such as linear(), got {schedule!r}, which has no steps")
 
 
 def _step(schedule: Schedule, t: Time, s: Time | None) -> tuple[Level, Level]:

@@ -152,11 +152,10 @@ def _draw(report: "Report", path: Path) -> Path:
 
 
 def _precision(word: str) -> "Precision":
-    from diffusion_book._names import unknown
+    from diffusion_book._names import check_known
     from diffusion_book.training.precision import Precision
 
-    if word not in get_args(Precision):
-        raise ValueError(unknown("precision", word, get_args(Precision)))
+    check_known("precision", word, get_args(Precision))
     found: Precision = word  # type: ignore[assignment]
     return found
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.cli import options
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def export(
     """
     if format == "onnx":
         raise ValueError("ONNX is not written yet; choose --format diffusers or safetensors")
-    if format not in ("diffusers", "safetensors"):
-        raise ValueError(unknown("format", format, ("diffusers", "safetensors")))
+    check_known("format", format, ("diffusers", "safetensors"))
 
     from diffusion_book import models
     from diffusion_book.data import pictures
@@ -54,12 +53,9 @@ def _to_diffusers(found: "Model | TrainedClassifier", folder: Path) -> int:
     from diffusion_book.models import Model
     from diffusion_book.nn import UNet
 
-    network = found.network
+    network, kind = found.network, type(found.network).__name__
     if not isinstance(found, Model) or not isinstance(network, UNet):
-        raise ValueError(
-            f"diffusers has no counterpart of a {type(network).__name__}, only of a UNet; "
-            "take --format safetensors for this model"
-        )
+        raise ValueError(f"diffusers has no counterpart of a {kind}, only of a UNet; take --format safetensors")
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give a folder")
     save_pipeline(folder, network, found.schedule, found.prediction, found.known_shape[1])

@@ -103,9 +103,7 @@ def train(
     if config is None and resume and (folder / "config.json").is_file():
         values = RunConfig.from_file(folder / "config.json").to_dict()
     elif config is None and resume and "data" not in options:
-        raise ValueError(
-            f"there is no run in {folder} to go on with; give its folder by --out, or leave --resume out to begin one"
-        )
+        raise ValueError(f"there is no run in {folder} to go on with; give its folder by --out, or leave --resume out")
     elif config is None:
         values = _where_nobody_says(str(options.get("data")), options.get("start_from"))
     for name, value in grouped(options).items():

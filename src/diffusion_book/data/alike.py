@@ -43,9 +43,7 @@ def fingerprint(picture: "Image.Image") -> Print:
     try:
         import imagehash
     except ImportError as error:
-        raise ImportError(
-            "near-copies are found by the package imagehash: pip install 'diffusion-book[folder]'"
-        ) from error
+        raise ImportError("near-copies need the package imagehash: pip install 'diffusion-book[folder]'") from error
     small = picture.resize((16, 16), Image.Resampling.LANCZOS)
     mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     bits, mirrored = (imagehash.phash(image).hash.flatten() for image in (picture, mirror))

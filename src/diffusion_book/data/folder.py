@@ -49,10 +49,8 @@ def read_folder(path: Path, size: int | None, skip_broken: bool) -> tuple[Tensor
         if size is not None:
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
         elif pictures and picture.size != pictures[0].size:
-            raise ValueError(
-                f"{file} is {picture.size[0]}×{picture.size[1]} but {first} is "
-                f"{pictures[0].size[0]}×{pictures[0].size[1]}; pass size= to scale and crop all to one square"
-            )
+            both = f"{file} is {_sides(picture)} but {first} is {_sides(pictures[0])}"
+            raise ValueError(f"{both}; pass size= to scale and crop all to one square")
         first = first if pictures else file
         pictures.append(picture)
         read.append(file)
@@ -116,6 +114,10 @@ def classes_of(files: list[Path], folder: Path) -> tuple[dict[str, Tensor], tupl
         )
     names = sorted({way[0] for way in ways})
     return {"y": torch.tensor([names.index(way[0]) for way in ways])}, tuple(names)
+
+
+def _sides(picture: "Image.Image") -> str:
+    return f"{picture.width}×{picture.height}"
 
 
 def _unread(files: list[Path]) -> str:

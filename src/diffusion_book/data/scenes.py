@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._checks import at_least
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions
 from diffusion_book.data import captions, icons
 from diffusion_book.data.captions import GROUNDS, NEW_OBJECTS, NEW_TINTS, OBJECTS, RELATIONS, SIZES, TINTS, Scene, Thing
@@ -53,7 +53,7 @@ HELD_OUT_PAIRS = tuple((OBJECTS[i], TINTS[(i // 3) % len(TINTS)]) for i in range
 ONE, ALIKE, RELATED = 0, 1, 2
 KINDS = np.array([ONE] * 2 + [ALIKE] + [RELATED] * 3)
 """What is drawn, each as likely: a third of the pictures show one thing, a sixth two alike, half two in a relation."""
-UNSAID = 0.2
+UNSAID = 0.1
 """The share of sizes, of tints and of grounds that a varied caption leaves out."""
 NOTHING = -1
 
@@ -104,8 +104,7 @@ class Scenes(Examples):
     count: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.split not in get_args(Split):
-            raise ValueError(unknown("split", self.split, get_args(Split)))
+        check_known("split", self.split, get_args(Split))
         if self.size not in (32, 64):
             raise ValueError(f"scenes are of 32 or 64 pixels a side, got size = {self.size}")
         at_least(1, count=self.count)

@@ -119,6 +119,4 @@ def _check_pair(a: Tensor, b: Tensor) -> None:
     for images in (a, b):
         check_floating("images", images)
     if a.ndim != 4 or a.shape[1:] != b.shape[1:]:
-        raise ValueError(
-            f"two sets of images [N, C, H, W] of one size are needed, got {list(a.shape)}, {list(b.shape)}"
-        )
+        raise ValueError(f"two sets [N, C, H, W] of one size are needed, got {list(a.shape)}, {list(b.shape)}")

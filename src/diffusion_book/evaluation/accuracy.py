@@ -67,8 +67,7 @@ def classification_accuracy_score(
     at_least(2, batch_size=batch_size)
     check_images(samples, bright=bool(test.x.min() >= 0))  # as the images of the test are, so samples may be
     check_labels(labels, len(samples))
-    if "y" not in test.conditions:
-        raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it")
+    check_labelled(test)
     if config is None:
         classes = int(torch.cat([labels, test.conditions["y"]]).max()) + 1
         config = ClassifierConfig(samples.shape[1], channels=16, features=64, classes=classes)
@@ -83,6 +82,12 @@ def check_labels(labels: Tensor, count: int | None = None) -> None:
     if labels.dtype != torch.int64 or labels.ndim != 1 or count not in (None, len(labels)):
         each = "each sample" if count is None else f"each of the {count} samples"
         raise ValueError(f"one int64 label for {each} is needed, got {labels.dtype} of shape {tuple(labels.shape)}")
+
+
+def check_labelled(images: Images, advice: str = "take images that have some") -> None:
+    """Raise a ValueError unless these images have labels."""
+    if "y" not in images.conditions:
+        raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it; {advice}")
 
 
 def accuracy(classifier: nn.Module, images: Images, batch_size: int = 500) -> float:
@@ -101,8 +106,7 @@ def named_rightly(classifier: nn.Module, images: Images, batch_size: int = 500) 
     Raises:
         ValueError: the images have no labels.
     """
-    if "y" not in images.conditions:
-        raise ValueError(f"{images.name} has no labels, so no accuracy can be had on it")
+    check_labelled(images)
     device = next(classifier.parameters()).device
     said = [classifier(x.to(device)).argmax(1).cpu() for x in images.x.split(batch_size)]
     return torch.cat(said) == images.conditions["y"]

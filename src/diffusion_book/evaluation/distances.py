@@ -14,14 +14,19 @@ BLOCK = 2**24
 
 def check_pair(a: Tensor, b: Tensor) -> None:
     """Raise a ValueError unless both are finite floating-point features of one length."""
-    for features in (a, b):
-        check_floating("features", features)
-        if features.ndim != 2 or not len(features):
-            raise ValueError(f"features must be [N, D] with N ≥ 1, got shape {tuple(features.shape)}")
-        if not bool(torch.isfinite(features).all()):
-            raise ValueError("there are NaN or infinite features; look at the images that they are of")
+    check_features(a)
+    check_features(b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"features must have one length, got {a.shape[1]} and {b.shape[1]}")
+
+
+def check_features(features: Tensor) -> None:
+    """Raise a ValueError unless they are finite, of floating point and [N, D], one row or more."""
+    check_floating("features", features)
+    if features.ndim != 2 or not len(features):
+        raise ValueError(f"features must be [N, D] with N ≥ 1, got shape {tuple(features.shape)}")
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("there are NaN or infinite features; look at the images that they are of")
 
 
 def squared_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -60,10 +60,9 @@ class Extractor:
         check_images(images, bright=True)  # a batch need not have a dark pixel
         with torch.no_grad():
             found = self.function(from_uint8(to_uint8(images))).float().cpu()
-        if found.shape != (len(images), self.dim):
-            raise ValueError(
-                f"{self.name} must return features [{len(images)}, {self.dim}], got shape {tuple(found.shape)}"
-            )
+        wanted = (len(images), self.dim)
+        if found.shape != wanted:
+            raise ValueError(f"{self.name} must return features {list(wanted)}, got shape {tuple(found.shape)}")
         if not bool(torch.isfinite(found).all()):
             raise ValueError(f"{self.name} returned NaN or infinity; look at its weights and at the images")
         return found

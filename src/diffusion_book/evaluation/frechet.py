@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_book._memory import room_for
+from diffusion_book.evaluation.distances import check_features
 from diffusion_book.evaluation.features import Extractor, feature_batches
 
 
@@ -42,13 +43,10 @@ class Moments:
             ValueError: another shape, or NaN or infinity among them; or so many features that their covariances have
                 no room in memory.
         """
-        if features.ndim != 2 or not len(features):
-            raise ValueError(f"features must be [N, D] with N ≥ 1, got shape {tuple(features.shape)}")
+        check_features(features)
+        check_room(features.shape[1])
         x = features.double()
         mean = x.mean(0)
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError("there are NaN or infinite features; look at the images that they are of")
-        check_room(features.shape[1])
         return Moments(len(x), mean, (x - mean).mT @ (x - mean), extractor.identity, data)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -143,8 +141,6 @@ def _factor(cov: Tensor) -> Tensor:
 
 def _check_comparable(a: Moments, b: Moments) -> None:
     if a.extractor != b.extractor:
-        raise ValueError(
-            f"features of different extractors cannot be compared: one is {a.extractor}, the other {b.extractor}"
-        )
+        raise ValueError(f"features of different extractors cannot be compared: {a.extractor} and {b.extractor}")
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features must have one length, got {len(a.mean)} and {len(b.mean)}")

@@ -109,8 +109,7 @@ def frechet_inception_distance(
     """
     if reference.x.shape[1] != 3:
         raise ValueError(
-            f"{reference.name} has images without colour; Inception has seen only photographs: measure digits with the "
-            "library's own classifier, which gives FCD-MNIST"
+            f"{reference.name} has images without colour, and Inception knows photographs; for digits take FCD-MNIST"
         )
     if not is_full(reference.name, len(reference)):
         whole = FULL.get(reference.name)

@@ -144,8 +144,5 @@ def _batches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
     at_least(1, batch_size=batch_size)
     check_images(images)
     if float((images - from_uint8(to_uint8(images))).abs().max()) > 1e-4:
-        raise ValueError(
-            "bits per dimension are of images with 256 levels, and these have values between; "
-            "round them with from_uint8(to_uint8(x)), or load them as they are stored"
-        )
+        raise ValueError("bits per dimension are of 256 levels, not of values between; use from_uint8(to_uint8(x))")
     yield from images.split(batch_size)

@@ -86,6 +86,5 @@ def _check(samples: Tensor, real: Tensor, k: int) -> None:
     check_pair(samples, real)
     if not 1 <= k < min(len(samples), len(real)):
         raise ValueError(
-            f"k must lie between 1 and the number of other examples, got {k} for {len(samples)} samples and "
-            f"{len(real)} real images"
+            f"k must lie between 1 and the number of other examples, got {k} for {len(samples)} and {len(real)} images"
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_book.data import Images, images_sha256
 from diffusion_book.data.images import from_uint8, to_uint8
-from diffusion_book.evaluation.accuracy import Scores, check_labels, classification_accuracy_score
+from diffusion_book.evaluation.accuracy import Scores, check_labelled, check_labels, classification_accuracy_score
 from diffusion_book.evaluation.features import Extractor, extract
 from diffusion_book.evaluation.frechet import Moments, check_room, frechet_distance
 from diffusion_book.evaluation.kid import kid
@@ -66,10 +66,8 @@ def evaluate(
     if len(set(seeds)) < 3:
         raise ValueError(f"a real-against-real value needs at least three different seeds, got {tuple(seeds)}")
     if labels is not None:
-        if "y" not in train.conditions:
-            raise ValueError(f"{train.name} has no labels, so the accuracy score has no ceiling; leave labels out")
-        if "y" not in test.conditions:
-            raise ValueError(f"{test.name} has no labels, so no accuracy can be had on it; leave labels out")
+        check_labelled(train, "leave labels out")  # of which the ceiling is
+        check_labelled(test, "leave labels out")
         check_labels(labels, len(samples) if isinstance(samples, Tensor) else None)
     check_room(extractor.dim)
     first: list[Tensor] = []

@@ -43,10 +43,7 @@ def called(extractor: Extractor, reference: str, n: int | None = None, n_referen
         ValueError: it is Inception's, and a number is missing.
     """
     if extractor.kind == "inception" and (n is None or n_reference is None):
-        raise ValueError(
-            "a Fréchet Inception distance is named by its numbers of samples and of reference images: pass n and "
-            f"n_reference, got {n} and {n_reference}"
-        )
+        raise ValueError(f"a FID is named by its numbers of images: pass n and n_reference, got {n} and {n_reference}")
     if n is not None and n_reference is not None and extractor.kind == "inception" and is_full(reference, n_reference):
         if n == FID_SAMPLES:
             return "FID"

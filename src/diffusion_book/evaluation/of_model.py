@@ -250,10 +250,7 @@ def real_images(card: Card, unseen: str | None, labelled: bool = False) -> tuple
         raise ValueError(f"squares are drawn, so none can be compared with {train.name} of {width}×{height} pixels")
     held_out = _load(unseen or name, "test", height, skip_broken, card.recipe.labels if labelled else None)
     if train.x.shape[1:] != held_out.x.shape[1:]:
-        raise ValueError(
-            f"held-out images must be as those that the model was trained on, [N, C, H, W] = {list(train.x.shape)} of "
-            f"{train.name}, got {list(held_out.x.shape)} of {held_out.name}"
-        )
+        raise ValueError(f"held-out images must be as those trained on, {_spoken(train)}, got {_spoken(held_out)}")
     _check_classes(train, held_out)
     own = unseen in (None, name) and name in data.DATASETS
     seen = 0 if own else len(data.duplicates(held_out.x, train.x)[:, 0].unique())
@@ -273,6 +270,10 @@ def _check_labels(y: Tensor | None, unseen: data.Images) -> None:
         raise ValueError(f"{unseen.name} has no labels to test classifiers on; leave --accuracy out")
 
 
+def _spoken(images: data.Images) -> str:
+    return f"{list(images.x.shape)} of {images.name}"
+
+
 def _check_classes(train: data.Images, held_out: data.Images) -> None:
     """Labels are numbers, which mean the same only where both folders have the same classes."""
     if "y" in held_out.conditions and held_out.class_names != train.class_names:
@@ -286,9 +287,7 @@ def _load(
     name: str, split: str, size: int | None, skip_broken: bool, labels: Literal["folders"] | None = None
 ) -> data.Images:
     if name == "scenes":
-        raise ValueError(
-            "of scenes there is no end, so no distance to all of them; evaluation.judge compares pictures with captions"
-        )
+        raise ValueError("scenes are endless, so no distance to all; evaluation.judge compares pictures with captions")
     if not name.startswith("folder:"):
         return data.load(name, split)
     try:

@@ -82,8 +82,7 @@ def _measured(card: Card, model: Model, run: Path) -> Card:
     of = report.get("of", {})
     if of.get("weights_sha256") != sha256:
         raise ValueError(
-            f"{path} is of other weights than the run's newest; measure it again, diffusion-book evaluate -m {run}, or "
-            "remove the report to publish without numbers"
+            f"{path} is of other weights than the run's newest; run diffusion-book evaluate -m {run}, or remove it"
         )
     numbers = report["summary"]
     for part in (numbers, numbers.get(summary.BITS, {})):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffusion_book._checks import check_batch, positive
+from diffusion_book._checks import check_batch, check_same_shape, positive
 from diffusion_book.conditions import Conditions
 from diffusion_book.denoise import run_network
 from diffusion_book.predictions import Prediction, coefficients, target
@@ -47,10 +47,7 @@ def simple_loss(
     check_examples(x0, t)
     xt = add_noise(schedule, x0, t, eps)
     output = run_network(network, prediction, schedule, xt, t, conditions)
-    if output.shape != x0.shape:
-        raise ValueError(
-            f"the network must return the shape of its input, {tuple(x0.shape)}, got {tuple(output.shape)}"
-        )
+    check_same_shape("the network's output", output, "its input", x0)
     error = output.to(x0) - target(prediction, schedule, x0, eps, t)  # the output may be bfloat16, x0 is not
     loss = (error**2).flatten(1).mean(1)
     return loss if weight is None else weight_of(weight, prediction, schedule, t).to(loss) * loss
@@ -68,9 +65,7 @@ def weight_of(weight: Weighting, prediction: Prediction, schedule: Schedule, t: 
     p, q = coefficients(prediction, schedule, t)
     factor = weight(schedule, t).cpu() / (q - p * torch.exp(-0.5 * _log_snr(schedule, t))) ** 2
     if bool(((schedule.at(t).a == 0) & (factor > 1e30)).any()):
-        raise ValueError(
-            f"this weight is infinite on {prediction} where a(t) = 0 (zero terminal SNR); predict v instead"
-        )
+        raise ValueError(f"this weight is infinite on {prediction} where a(t) = 0 (zero SNR); predict v instead")
     return factor
 
 

@@ -1,7 +1,6 @@
 """At which times a network is trained, and how its loss differs between them. Chapters 4, 6 and 11."""
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -73,12 +72,9 @@ def _check_losses(losses: Tensor, t: Tensor, T: float, bins: int) -> None:
 
 
 def _check_draw(batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0) -> None:
-    if not isinstance(batch_size, Integral) or batch_size < 0:
-        raise ValueError(f"batch_size must be a whole number, not negative, got {batch_size}")
+    at_least(0, batch_size=batch_size)
     if not isinstance(generator, torch.Generator):
-        raise ValueError(
-            f"times need one torch.Generator, such as torch.Generator().manual_seed(0), got {generator!r:.40}"
-        )
+        raise ValueError(f"times need one torch.Generator, such as torch.Generator(), got {generator!r:.40}")
     if not math.isfinite(mean):
         raise ValueError(f"mean must be finite, got {mean}")
     positive("std", std)

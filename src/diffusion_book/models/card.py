@@ -97,16 +97,12 @@ class Card:
             text = path.read_text(encoding="utf-8")
             values = json.loads(text)
             if not isinstance(values, dict) or not isinstance(values.get("sha256"), str):
-                raise ValueError(
-                    f"{path} is no card of {weights.name}: it has no sha256; remove it, or take the right one"
-                )
+                raise ValueError(f"{path} is no card of {weights.name}: it has no sha256; replace or remove it")
             return cls.from_json(text)
         except (OSError, ValueError, TypeError) as error:
             if "is no card of" in str(error):
                 raise
-            raise ValueError(
-                f"{path}, the card of {weights.name}, cannot be read ({error}); mend or remove it"
-            ) from error
+            raise ValueError(f"{path}, the card of {weights.name}, cannot be read ({error}); mend it") from error
 
     def write(self, weights: Path) -> None:
         """Put it beside its weights, whole or as it was."""

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions
 from diffusion_book.data import captions
+
+ALWAYS_TOLD = "(it was trained with one for every picture, condition_dropout = 0, and never learned to draw without)"
 
 Wanted = int | str | Sequence[int | str] | Tensor | None
 """One class for all pictures, by its number or name, or one caption; several, which come in turn; or None, for
@@ -75,10 +77,7 @@ class Labels:
     def check_silence(self) -> None:
         """Raise a ValueError where the network must be told a class: what it draws without was never trained."""
         if self.classes and not self.dropped:
-            raise ValueError(
-                f"this model needs a class, 0 … {self.classes - 1}; say which with --class (it was trained with one "
-                "for every picture, condition_dropout = 0, and never learned to draw without)"
-            )
+            raise ValueError(f"this model needs a class, 0 … {self.classes - 1}; say which with --class {ALWAYS_TOLD}")
 
     def _numbers(self, wanted: int | str | Sequence[int | str] | Tensor) -> Tensor:
         several: Any = [wanted] if isinstance(wanted, Integral | str) else wanted
@@ -95,8 +94,7 @@ class Labels:
     def _number(self, name: str) -> int:
         if not self.names:
             raise ValueError(f"a class is a whole number, or several between commas, got {name!r}")
-        if name not in self.names:
-            raise ValueError(unknown("class", name, self.names))
+        check_known("class", name, self.names)
         return self.names.index(name)
 
 
@@ -143,7 +141,4 @@ class Captions:
     def check_silence(self) -> None:
         """Raise a ValueError where the network must be told a caption: what it draws without was never trained."""
         if not self.dropped:
-            raise ValueError(
-                "this model needs a caption; say it with --prompt (it was trained with one for every picture, "
-                "condition_dropout = 0, and never learned to draw without)"
-            )
+            raise ValueError(f"this model needs a caption; say it with --prompt {ALWAYS_TOLD}")

@@ -49,9 +49,7 @@ def load(name: Path | str, device: torch.device | str = "cpu", size: int | None 
     """
     found = load_any(name, device, size)
     if isinstance(found, TrainedClassifier):
-        raise ValueError(
-            f"{name} is a classifier, and a classifier does not denoise; load a model such as 'mnist-unet'"
-        )
+        raise ValueError(f"{name}: a classifier does not denoise; load a model such as 'mnist-unet'")
     return found
 
 
@@ -159,15 +157,12 @@ def _of_file(path: Path, device: torch.device | str, size: int | None) -> Model 
     found = hashlib.sha256(content).hexdigest()
     if card.sha256 and found != card.sha256:
         raise ValueError(
-            f"{path} is not the file of its card: its SHA-256 is {found[:12]}…, the card says {card.sha256[:12]}…; "
-            "take it from the repository again, or train it again"
+            f"{path} is not the file of its card: SHA-256 {found[:12]}…, not {card.sha256[:12]}…; fetch or train it"
         )
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no safetensors file ({error}); pickled weights are not read, since reading them can run code"
-        ) from error
+        raise ValueError(f"{path} is no safetensors file ({error}); pickled weights are not read: unsafe") from error
     network, schedule, prediction = _described(path, content)
     try:
         network.load_state_dict({name: _widen(tensor) for name, tensor in tensors.items()})
@@ -193,8 +188,7 @@ def _described(path: Path, content: bytes) -> tuple[nn.Module, Schedule | None, 
         return network, by_name(name, T), prediction
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path} does not say which network it is of, or not in a way that this version understands ({error!r}); "
-            "write it with models.save"
+            f"{path} does not say which network it is of, or not in a known way ({error!r}); write it with models.save"
         ) from error
 
 

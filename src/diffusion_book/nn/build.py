@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
@@ -49,9 +49,8 @@ def build(description: Mapping[str, Any]) -> nn.Module:
 def configure(description: Mapping[str, Any]) -> tuple[type[nn.Module], Any]:
     """What `build` builds, and from which configuration: all that can be wrong with a description is found here."""
     kind = description.get("kind")
-    if kind not in list(KINDS):
-        raise ValueError(unknown("kind of network", kind, KINDS))
-    network, config = KINDS[kind]
+    check_known("kind of network", kind, KINDS)
+    network, config = KINDS[str(kind)]
     fields = {name: value for name, value in description.items() if name not in ("kind", "size")}
     check_fields(fields, config, f"network of kind {kind!r}")
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

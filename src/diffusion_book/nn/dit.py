@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_book._checks import at_least, check_time_of_each
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.nn.attention import attend
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding, timestep_embedding
-from diffusion_book.nn.inputs import check_images
+from diffusion_book.nn.inputs import check_images, check_sides
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class DiTConfig:
         at_least(0, classes=self.classes)
         if self.width % 4 or self.width % self.heads:
             raise ValueError(
-                f"width must be a multiple of heads = {self.heads}, and of 4 for the sines and cosines of two "
-                f"coordinates, got {self.width}"
+                f"width must be a multiple of heads = {self.heads}, and of 4 for sines of two axes, got {self.width}"
             )
 
     @property
@@ -70,8 +69,7 @@ class DiTConfig:
     @classmethod
     def named(cls, size: str, **changes: Any) -> "DiTConfig":
         """A size by name, with changes: `DiTConfig.named("digits", classes=10)`."""
-        if size not in DIT_SIZES:
-            raise ValueError(unknown("DiT size", size, DIT_SIZES))
+        check_known("DiT size", size, DIT_SIZES)
         return replace(DIT_SIZES[size], **changes)
 
 
@@ -186,11 +184,7 @@ class DiT(nn.Module):
 
     def _check(self, x: Tensor, t: Tensor, y: Tensor | None) -> None:
         check_images(x, self.config.image_channels, self.stem)
-        if x.shape[2] % self.config.patch or x.shape[3] % self.config.patch:
-            raise ValueError(
-                f"image sides must be multiples of the patch, {self.config.patch}, got {x.shape[2]}×{x.shape[3]}; "
-                "pad the images or use a smaller patch"
-            )
+        check_sides(x, self.config.patch, f"the patch, {self.config.patch}", "use a smaller patch")
         check_time_of_each("images", x, t)
         if y is not None and self.embed_class is None:
             raise ValueError("this DiT has no classes (classes=0), so it takes no labels y")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffusion_book._checks import positive
 from diffusion_book.nn.inputs import dtype_of
 
 
@@ -36,17 +37,14 @@ def timestep_embedding(
     """
     if t.ndim != 1:
         raise ValueError(f"t must hold one time an example, [B], got shape {tuple(t.shape)}")
-    if not 0 < max_period < math.inf:
-        raise ValueError(f"max_period must be positive and finite, got {max_period}; 10,000 is usual")
+    positive("max_period", max_period, "10,000 is usual")
     if dim % 2:
         raise ValueError(f"dim must be even, half for cosines and half for sines, got {dim}")
     half = dim // 2
     if frequency_shift < 0:
         raise ValueError(f"frequency_shift must not be negative, got {frequency_shift}; 0 and 1 are usual")
     if half <= frequency_shift:
-        raise ValueError(
-            f"frequency_shift = {frequency_shift} needs more than {frequency_shift} frequencies, got {half}"
-        )
+        raise ValueError(f"{frequency_shift = } needs more than {frequency_shift} frequencies, got {half}")
     k = torch.arange(half, dtype=dtype, device=t.device)
     frequency = torch.exp(-math.log(max_period) * k / (half - frequency_shift))
     angle = t.to(dtype)[:, None] * frequency

@@ -13,6 +13,13 @@ def check_images(x: Tensor, channels: int, entered: nn.Module) -> None:
     check_dtype("images", x, entered)
 
 
+def check_sides(x: Tensor, side: int, of: str, otherwise: str) -> None:
+    """A ValueError unless height and width are multiples of a side, `of` in words."""
+    H, W = x.shape[2:]
+    if H % side or W % side:
+        raise ValueError(f"image sides must be multiples of {of}, got {H}×{W}; pad the images or {otherwise}")
+
+
 def check_dtype(what: str, x: Tensor, entered: nn.Module) -> None:
     """A ValueError unless x is a tensor of floating point numbers, in the dtype of the weights of the layer it enters.
 

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffusion_book._checks import at_least
-from diffusion_book._names import unknown
+from diffusion_book._checks import at_least, one_of
+from diffusion_book._names import check_known
 from diffusion_book.nn.transformer import ACTIVATIONS, Activation, TransformerBlock, looks_at
 
 
@@ -42,10 +42,8 @@ class TextConfig:
         at_least(0, layers=self.layers)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(unknown("activation", self.activation, ACTIVATIONS))
-        if self.pool not in ("mean", "end"):
-            raise ValueError(f"pool must be 'mean' or 'end', got {self.pool!r}")
+        check_known("activation", self.activation, ACTIVATIONS)
+        one_of("pool", self.pool, ("mean", "end"))
 
 
 class Encoded(NamedTuple):

@@ -17,7 +17,7 @@ from diffusion_book._checks import check_time_of_each
 from diffusion_book.nn.attention import CrossAttention, SelfAttention
 from diffusion_book.nn.blocks import Downsample, ResBlock, Upsample, silu, zero_init
 from diffusion_book.nn.embedding import ClassEmbedding, TimeEmbedding
-from diffusion_book.nn.inputs import check_dtype, check_images
+from diffusion_book.nn.inputs import check_dtype, check_images, check_sides
 from diffusion_book.nn.transformer import SpatialTransformer
 from diffusion_book.nn.unet_config import Mixer, UNetConfig
 
@@ -227,11 +227,7 @@ class UNet(nn.Module):
     ) -> None:
         """A ValueError unless these inputs fit each other and this network; see `forward`."""
         check_images(x, self.config.image_channels, self.stem)
-        if x.shape[2] % self.config.stride or x.shape[3] % self.config.stride:
-            raise ValueError(
-                f"image sides must be multiples of {self.config.stride} for this U-Net, got {x.shape[2]}×{x.shape[3]}; "
-                "pad the images or use fewer levels"
-            )
+        check_sides(x, self.config.stride, f"{self.config.stride} for this U-Net", "use fewer levels")
         check_time_of_each("images", x, t)
         if y is not None and self.embed_class is None:
             raise ValueError("this U-Net has no classes (classes=0), so it takes no labels y")
@@ -239,10 +235,9 @@ class UNet(nn.Module):
             if self.embed_pooled is None:
                 raise ValueError("this U-Net takes no vector of a text (pooled_dim=0), so it takes no pooled")
             check_dtype("pooled", pooled, self.embed_pooled)
-            if pooled.shape != (len(x), self.config.pooled_dim):
-                raise ValueError(
-                    f"expected pooled [{len(x)}, {self.config.pooled_dim}], got shape {tuple(pooled.shape)}"
-                )
+            wanted = (len(x), self.config.pooled_dim)
+            if pooled.shape != wanted:
+                raise ValueError(f"expected pooled {list(wanted)}, got shape {tuple(pooled.shape)}")
         if context is None:
             if context_mask is not None:
                 raise ValueError("context_mask says which tokens of context count, but there is no context")

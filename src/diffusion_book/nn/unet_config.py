@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-from diffusion_book._checks import at_least
-from diffusion_book._names import unknown
+from diffusion_book._checks import at_least, one_of, positive
+from diffusion_book._names import check_known
 from diffusion_book.nn.blocks import Conditioning
 
 Mixer = Literal["attention", "spatial_transformer"]
@@ -110,20 +110,16 @@ class UNetConfig:
                     f"head_channels = {self.head_channels} must divide the features of attention level {level} "
                     f"(the middle is level {last}), got {self.widths[level]}"
                 )
-        if self.mixer not in get_args(Mixer):
-            raise ValueError(unknown("mixer", self.mixer, get_args(Mixer)))
+        check_known("mixer", self.mixer, get_args(Mixer))
         if self.mixer == "spatial_transformer" and not self.context_dim:
             raise ValueError("mixer = 'spatial_transformer' reads a text; give context_dim, or take 'attention'")
         if self.context_dim and not (self.attention_levels or self.attends_in_the_middle):
             raise ValueError("context_dim needs attention somewhere to read the text; give attention_levels")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be positive and finite, got {self.norm_eps}; 1e-5 is usual")
-        if self.conditioning not in ("scale_shift", "add"):
-            raise ValueError(f"conditioning must be 'scale_shift' or 'add', got {self.conditioning!r}")
-        if self.resample not in ("conv", "block"):
-            raise ValueError(f"resample must be 'conv' or 'block', got {self.resample!r}")
+        positive("norm_eps", self.norm_eps, "1e-5 is usual")
+        one_of("conditioning", self.conditioning, ("scale_shift", "add"))
+        one_of("resample", self.resample, ("conv", "block"))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -148,8 +144,7 @@ class UNetConfig:
     @classmethod
     def named(cls, size: str, **changes: Any) -> "UNetConfig":
         """A size by name, with changes: `UNetConfig.named("digits", classes=10)`."""
-        if size not in SIZES:
-            raise ValueError(unknown("U-Net size", size, SIZES))
+        check_known("U-Net size", size, SIZES)
         return replace(SIZES[size], **changes)
 
 

@@ -158,9 +158,7 @@ def check_estimate(answer: Answer, xt: Tensor, t: int | float | Tensor, step: Mo
     # One cheap sum finds almost always that all is well; only where it is not finite do we look at every number.
     if not math.isfinite(x0_hat.sum().item()) and not bool((finite := torch.isfinite(x0_hat)).all()):
         time = _time_of(int((~finite).nonzero()[0, 0]), t)
-        raise FloatingPointError(
-            f"the denoiser returned NaN or infinity at t = {time:g} ({step}); look at its output at that time"
-        )
+        raise FloatingPointError(f"the denoiser gave NaN or infinity at t = {time:g} ({step}); look at its output")
     return x0_hat if x0_hat.dtype == xt.dtype else x0_hat.to(xt.dtype)  # asking costs a tenth of `to`
 
 

@@ -62,9 +62,6 @@ def _std(variance: Variance, schedule: Schedule, answer: Answer, xt: Tensor, m: 
     if variance == "large":
         return float(step_coefficients(schedule, m.t, m.s)[1])
     if (v := v_of(answer)) is None:
-        raise ValueError(
-            "variance='learned' needs a denoiser that returns x̂0 and v: make it with "
-            "denoise.from_network(…, learned_variance=True)"
-        )
+        raise ValueError("variance='learned' needs v: make it with denoise.from_network(…, learned_variance=True)")
     check_estimate(v, xt, m.t, m, "v")
     return learned_std(schedule, v, m.t, m.s)

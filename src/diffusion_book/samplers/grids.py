@@ -97,9 +97,7 @@ def check_times(schedule: Schedule, times: Times | Tensor) -> Times:
             f"a time grid is a list of times, got {times!r}; make a grid such as uniform_times(schedule, {steps})"
         ) from None
     if count < 2:
-        raise ValueError(
-            f"a time grid needs at least a start and an end, got {list(times)}; try uniform_times(schedule, 50)"
-        )
+        raise ValueError(f"a time grid needs at least a start and an end, got {times}; try uniform_times(schedule, 50)")
     grid = schedule.check_time(times).tolist()
     if any(t <= s for t, s in pairwise(grid)):
         raise ValueError(f"a time grid must fall strictly from noise to data, got {_abbreviate(grid)}")

@@ -170,8 +170,7 @@ def _v_and_divergence(
         v, x0_hat = _velocity(denoiser, schedule, y, phi, like, step)
         if not x0_hat.requires_grad:
             raise ValueError(
-                "a likelihood needs x̂0 that is differentiable in x_t, and this denoiser's is not: is it under "
-                "torch.no_grad or inference_mode?"
+                "a likelihood needs x̂0 differentiable in x_t, and it is not: under torch.no_grad or inference_mode?"
             )
         if probe is not None:
             (pulled,) = torch.autograd.grad(v, y, probe)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from diffusion_book._checks import positive
 from diffusion_book.schedules.base import Continuous, angle_at
 
 
@@ -92,8 +93,7 @@ class Cosine(Continuous):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
-        if not 0 < shift < math.inf:
-            raise ValueError(f"shift must be positive and finite, got {shift}; below 1 there is more noise")
+        positive("shift", shift, "below 1 there is more noise")
         self.shift = shift
 
     # tan φ = tan(½πt) / shift: a = shift cos/r, b = sin/r with r² = (shift cos)² + sin².

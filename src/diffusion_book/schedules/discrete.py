@@ -31,13 +31,12 @@ class Discrete(Schedule):
         beta = as_tensor(beta).double()
         if beta.ndim != 1 or len(beta) < 2:
             raise ValueError(
-                f"beta must be a 1-D tensor of at least T = 2 steps, got shape {tuple(beta.shape)}; "
-                "give one β for each step 1 … T"
+                f"beta must be a 1-D tensor of at least T = 2 steps, one β each, got shape {tuple(beta.shape)}"
             )
-        if not bool(((beta > 0) & (beta <= 1)).all()):
+        low, high = beta.min().item(), beta.max().item()
+        if not 0 < low <= high <= 1:
             raise ValueError(
-                f"every β must lie in (0, 1], got values from {beta.min().item():.4g} to {beta.max().item():.4g}; "
-                "a step that removes a negative or more than the whole variance is not a diffusion step"
+                f"every β, a share of the variance, must lie in (0, 1], got values from {low:.4g} to {high:.4g}"
             )
         if bool((beta[:-1] == 1).any()):
             raise ValueError("only β_T may be 1, got a 1 before it; nothing of x0 is left to take steps on after that")
@@ -131,9 +130,7 @@ def scaled_linear(T: int = 1000, beta_1: float = 0.00085, beta_T: float = 0.012)
 def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Discrete:
     """ᾱ_t ∝ cos²(½π (t/T + s)/(1 + s)), each β at most beta_max (Nichol and Dhariwal 2021, section 3.2). Chapter 2."""
     if not (0 <= s < math.inf and 0 < beta_max <= 1):
-        raise ValueError(
-            f"expected 0 ≤ s < ∞ and beta_max in (0, 1], got {s} and {beta_max}; 0.008 and 0.999 are usual"
-        )
+        raise ValueError(f"expected 0 ≤ s < ∞ and beta_max in (0, 1], got {s} and {beta_max}; usual: 0.008, 0.999")
     t = torch.arange(_steps(T) + 1, dtype=torch.float64, device="cpu") / T
     alpha_bar = torch.cos(0.5 * torch.pi * (t + s) / (1 + s)) ** 2
     return Discrete((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))
@@ -167,9 +164,7 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
 
 def _check_betas(beta_1: float, beta_T: float) -> None:
     if not 0 < beta_1 <= beta_T <= 1:
-        raise ValueError(
-            f"expected 0 < beta_1 ≤ beta_T ≤ 1, shares of the variance that a step replaces, got {beta_1} and {beta_T}"
-        )
+        raise ValueError(f"expected 0 < beta_1 ≤ beta_T ≤ 1, shares of variance replaced, got {beta_1} and {beta_T}")
 
 
 def _steps(T: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.schedules.base import Continuous, Schedule
 from diffusion_book.schedules.continuous import EDM, VP, Cosine, Flow
 from diffusion_book.schedules.discrete import Discrete, cosine, linear, scaled_linear, sigmoid
@@ -24,8 +24,7 @@ def by_name(name: str, T: int | None = None) -> Schedule:
     """
     if name in SCHEDULES:
         return SCHEDULES[name](1000 if T is None else T)
-    if name not in CONTINUOUS:
-        raise ValueError(unknown("schedule", name, [*SCHEDULES, *CONTINUOUS]))
+    check_known("schedule", name, [*SCHEDULES, *CONTINUOUS])
     if T is not None:
         raise ValueError(f"{name!r} is continuous and takes no T, got {T}; leave T out")
     return CONTINUOUS[name]()

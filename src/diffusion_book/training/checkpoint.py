@@ -66,14 +66,17 @@ def save(
         shutil.rmtree(unfinished, ignore_errors=True)
         last = latest(folder)
         stands = f"the last good one is {last}" if last else "there is none yet"
-        raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder} ({error}); {stands}. "
-            "Make room, or give a folder that can be written to, and start again with --resume"
-        ) from error
+        raise no_room(f"the checkpoint of step {step} could not be written to {folder}", error, stands) from error
     for old in checkpoints(folder)[:-keep]:
         if step_of(old) not in keep_steps:
             _remove(old)
     return folder / name
+
+
+def no_room(what: str, error: BaseException, stands: str) -> CheckpointError:
+    """What to say where a run cannot write, and what it can go on from."""
+    advice = "Make room, or give a folder that can be written to, and start again with --resume"
+    return CheckpointError(f"{what} ({error}); {stands}. {advice}")
 
 
 def load(checkpoint: Path, only: Collection[str] | None = None) -> tuple[int, Parts]:
@@ -152,8 +155,7 @@ def _manifest(checkpoint: Path) -> tuple[int, dict[str, str], dict[str, str]]:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; "
-                "install the version it is of"
+                f"{checkpoint} has format {manifest['format']}, this version reads {FORMAT}; install its version"
             )
         step, hashes, origin = int(manifest["step"]), dict(manifest["sha256"]), dict(manifest["origin"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -182,15 +184,11 @@ def _read(checkpoint: Path, part: str, sha256: str) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); {_advice(checkpoint)}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(
-            f"{path} is damaged: its {len(content)} bytes are not those that were written; {_advice(checkpoint)}"
-        )
+        raise CheckpointError(f"{path} is damaged: {len(content)} bytes, not those written; {_advice(checkpoint)}")
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:  # its hash is right, so somebody else wrote it
-        raise CheckpointError(
-            f"{path} is no safetensors file ({error}), and nothing else is read: pickled weights can run code"
-        ) from error
+        raise CheckpointError(f"{path} is no safetensors file ({error}); pickled weights can run code") from error
 
 
 def _advice(damaged: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, one_of
 from diffusion_book._files import expanded, once
 from diffusion_book.data import Examples, Scenes, captions, load
 from diffusion_book.nn.build import build, check_fields, configure
@@ -98,17 +98,16 @@ class RunConfig(TrainConfig):
                 )
         if any(start >= end for start, end in itertools.pairwise((0, *self.cycles, self.steps))):
             raise ValueError(f"cycles must rise, from above 0 to below steps = {self.steps}, got {tuple(self.cycles)}")
-        if self.decay not in ("cosine", "none"):
-            raise ValueError(f"decay must be 'cosine' or 'none', got {self.decay!r}")
+        one_of("decay", self.decay, ("cosine", "none"))
         if self.flip and self.data == "scenes":
             raise ValueError("flip turns left into right, which the captions of scenes say; leave flip out")
         configure(self.network)
         kind = _kind(self.network, self.objective)
         configured = objectives.configure({**self.objective, "kind": kind})
-        if (kind == "classification") != (self.network["kind"] == "classifier"):
+        of = self.network["kind"]
+        if (kind == "classification") != (of == "classifier"):
             raise ValueError(
-                f"a network of kind {self.network['kind']!r} cannot be trained for {kind}; change network.kind or "
-                "objective.kind"
+                f"a network of kind {of!r} cannot be trained for {kind}; change network.kind or objective.kind"
             )
         object.__setattr__(self, "network", dict(self.network))
         object.__setattr__(self, "objective", {"kind": kind, **vars(configured)})
@@ -245,8 +244,7 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
     dropout = config.denoises and config.denoising.condition_dropout
     if classes and dropout and not config.network.get("no_label", True):
         raise ValueError(
-            "condition_dropout needs a network that can be told nothing: leave network.no_label = false out, or set "
-            "condition_dropout = 0"
+            "condition_dropout needs a network that can be told nothing: leave network.no_label or the dropout out"
         )
 
 
@@ -257,10 +255,10 @@ def _check_words(config: RunConfig, data: Examples) -> None:
     if not isinstance(data, Scenes):
         raise ValueError(f"{config.data} has no captions for a network of kind 'text-unet'; take data = 'scenes'")
     words, length = config.network.get("vocabulary"), config.network.get("length")
-    if (words, length) != (len(captions.WORDS), captions.LONGEST):
+    V, L = len(captions.WORDS), captions.LONGEST
+    if (words, length) != (V, L):
         raise ValueError(
-            f"the captions of {config.data} are of vocabulary = {len(captions.WORDS)} and length = "
-            f"{captions.LONGEST}, got {words} and {length}"
+            f"captions of {config.data} are of vocabulary = {V} and length = {L}, got {words} and {length}"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from diffusion_book._checks import at_least
+from diffusion_book._checks import at_least, one_of, positive
 from diffusion_book.conditions import checked
 from diffusion_book.data import Source
 from diffusion_book.data.augment import flip_half
@@ -52,15 +52,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size)
         at_least(0, warmup=self.warmup)
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        positive("learning_rate", self.learning_rate)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}; 0 is none")
         if not self.grad_clip > 0:  # NaN is not, either
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}; use math.inf for no clipping")
         check_decay(self.ema_decay)
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be 'auto', 'fp32', 'bf16' or 'fp16', got {self.precision!r}")
+        one_of("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,7 @@ def train(
             with autocast(precision, device):
                 loss = objective.loss(network, batch).mean()
             if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}; lower learning_rate or use precision='fp32'"
-                )
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower learning_rate or use fp32")
             optimiser.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.unscale_(optimiser)
@@ -142,10 +138,7 @@ def _check_data(data: Source) -> None:
 
 def _check_network(network: nn.Module) -> None:
     if not any(weight.requires_grad for weight in network.parameters()):
-        raise ValueError(
-            "no weight of this network requires a gradient, so there is nothing to train; averaged networks and those "
-            "of the zoo are frozen: call network.requires_grad_(True)"
-        )
+        raise ValueError("no weight of this network requires a gradient, it is frozen: network.requires_grad_(True)")
 
 
 def warm_up_then_cosine(step: int, config: TrainConfig) -> float:

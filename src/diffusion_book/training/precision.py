@@ -30,8 +30,7 @@ def resolve(precision: Precision, device: torch.device) -> Precision:
         return "fp16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
     if precision == "fp16" and device.type != "cuda":
         raise ValueError(
-            f"precision = 'fp16' is for CUDA GPUs, got the device {device}; elsewhere float16 is slower than float32, "
-            "and overflows as easily: use 'auto', 'bf16' or 'fp32'"
+            f"precision = 'fp16' is for CUDA GPUs, got the device {device}; elsewhere use 'auto', 'bf16' or 'fp32'"
         )
     return precision
 

@@ -279,10 +279,7 @@ class Trainer:
             yield
         except OSError as error:
             reason = error.__cause__ or error  # of a file that is written whole: without its own advice
-            raise CheckpointError(
-                f"{self.folder} cannot be written to ({reason}); {self._last_good()}. "
-                "Make room, or give a folder that can be written to, and start again with --resume"
-            ) from error
+            raise checkpoint.no_room(f"{self.folder} cannot be written to", reason, self._last_good()) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -295,8 +292,7 @@ class Trainer:
                     stack.enter_context(locked(self.folder))
                 except BlockingIOError as error:
                     raise CheckpointError(
-                        f"another process is training in {self.folder}; wait until it ends or stop it, or give "
-                        "another folder"
+                        f"another process is training in {self.folder}; wait until it ends, or take another folder"
                     ) from error
             yield
 

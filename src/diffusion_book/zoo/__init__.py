@@ -8,7 +8,7 @@ and `zoo.making` is what that command runs. Nothing is downloaded. Chapter 12 me
 
 from pathlib import Path
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 
 __all__ = ["names", "recipe", "recipes", "weights"]
 
@@ -28,10 +28,8 @@ def weights(name: str) -> Path:
     Raises:
         ValueError: an unknown name.
     """
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.exists():
-        raise ValueError(unknown("model", name, names()))
-    return path
+    check_known("model", name, names())
+    return WEIGHTS / f"{name}.safetensors"
 
 
 def recipes() -> list[str]:
@@ -45,7 +43,5 @@ def recipe(name: str) -> Path:
     Raises:
         ValueError: an unknown name.
     """
-    path = RECIPES / f"{name}.toml"
-    if not path.exists():
-        raise ValueError(unknown("recipe", name, recipes()))
-    return path
+    check_known("recipe", name, recipes())
+    return RECIPES / f"{name}.toml"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.nn.build import check_fields
 from diffusion_book.training.objectives.classification import Classification
 from diffusion_book.training.objectives.common import Batch, Objective, ObjectiveConfig, to_device
@@ -34,8 +34,7 @@ def configure(description: Mapping[str, Any]) -> ObjectiveConfig:
     """
     fields = dict(description)
     kind = fields.pop("kind", None)
-    if kind not in list(OBJECTIVES):
-        raise ValueError(unknown("kind of objective", kind, OBJECTIVES))
+    check_known("kind of objective", kind, OBJECTIVES)
     check_fields(fields, OBJECTIVES[kind], f"objective of kind {kind!r}")
     configured: ObjectiveConfig = OBJECTIVES[kind](**fields)
     return configured

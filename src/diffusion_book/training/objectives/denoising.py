@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffusion_book._names import unknown
+from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions, drop
 from diffusion_book.losses import (
     Weighting,
@@ -68,9 +68,7 @@ class Denoising:
         check_prediction(self.prediction)
         _check_share("dropout", self.dropout)
         if self.dropout and not self.nothing:
-            raise ValueError(
-                'dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)} for ten classes'
-            )
+            raise ValueError('dropout needs to know what says nothing, such as nothing={"y": torch.tensor(10)}')
 
     @property
     def T(self) -> float:
@@ -121,10 +119,8 @@ class DenoisingConfig:
 
     def __post_init__(self) -> None:
         check_prediction(self.prediction)
-        if self.times not in TIMES:
-            raise ValueError(unknown("times", self.times, TIMES))
-        if self.weight not in WEIGHTS:
-            raise ValueError(unknown("weight", self.weight, WEIGHTS))
+        check_known("times", self.times, TIMES)
+        check_known("weight", self.weight, WEIGHTS)
         _check_share("condition_dropout", self.condition_dropout)
         self.build_schedule()
 
