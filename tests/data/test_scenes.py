@@ -33,8 +33,10 @@ def test_a_picture_depends_on_the_seed_and_its_number_alone():
 def test_the_pictures_are_those_that_models_were_trained_on():
     """The first of them, to the last bit: weights know no other words and no other icons."""
     found = load("scenes").captions(torch.arange(2))
-    assert found == ["a small yellow house below a big blue ball, on green", "a small red umbrella, on green"]
-    assert captions.encode(found[:1])[0, :12].tolist() == [1, 4, 9, 41, 18, 1, 5, 8, 29, 3, 7, 0]
+    assert found == ["a little yellow house under a large blue ball, on green", "a small red umbrella, on green"]
+    plainly = Scenes().captions(torch.arange(1))
+    assert plainly == ["a small yellow house below a big blue ball, on green"]
+    assert captions.encode(plainly)[0, :12].tolist() == [1, 4, 9, 41, 18, 1, 5, 8, 29, 3, 7, 0]
     ink = scenes.draw(load("scenes").layout(torch.arange(64))).astype(np.int64)
     assert abs(ink.sum() - 37159975) <= 64  # Pillow's smoothing may differ in a last bit
 
