@@ -281,7 +281,7 @@ def _gradient(log_prob: Callable[[Tensor, Tensor], Tensor], xt: Tensor, t: Tenso
         if value.shape != xt.shape[:1] or not value.requires_grad:
             kind = "" if value.requires_grad else " without a gradient; is it under torch.no_grad or inference_mode?"
             got = f"{tuple(value.shape)}{kind}"
-            raise ValueError(f"log_prob must return one number for each of the {len(xt)} examples, got shape {got}")
+            raise ValueError(f"log_prob must return [{len(xt)}] numbers, differentiable in x_t, got shape {got}")
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=graph)
     return gradient
 

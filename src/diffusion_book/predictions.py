@@ -137,7 +137,7 @@ def x0_weights(prediction: Prediction, schedule: Schedule, t: Time) -> tuple[Ten
     _, a, b = level
     p, q = _coefficients(prediction, schedule, level)
     if prediction in ("eps", "score") and bool((a == 0).any()):
-        raise ValueError(f"x0 cannot be read off {prediction} where a(t) = 0 (zero SNR); predict v or x0 instead")
+        raise ValueError(f"x0 cannot be read off {prediction} where a(t) = 0 (zero terminal SNR); predict v or x0")
     determinant = a * q - b * p
     return q / determinant, -b / determinant
 

@@ -65,7 +65,7 @@ def weight_of(weight: Weighting, prediction: Prediction, schedule: Schedule, t: 
     p, q = coefficients(prediction, schedule, t)
     factor = weight(schedule, t).cpu() / (q - p * torch.exp(-0.5 * _log_snr(schedule, t))) ** 2
     if bool(((schedule.at(t).a == 0) & (factor > 1e30)).any()):
-        raise ValueError(f"this weight is infinite on {prediction} where a(t) = 0 (zero SNR); predict v instead")
+        raise ValueError(f"a weight on {prediction} is infinite where a(t) = 0 (zero terminal SNR); predict v")
     return factor
 
 

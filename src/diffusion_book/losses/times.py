@@ -74,7 +74,7 @@ def _check_losses(losses: Tensor, t: Tensor, T: float, bins: int) -> None:
 def _check_draw(batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0) -> None:
     at_least(0, batch_size=batch_size)
     if not isinstance(generator, torch.Generator):
-        raise ValueError(f"times need one torch.Generator, such as torch.Generator(), got {generator!r:.40}")
+        raise ValueError(f"times need one torch.Generator().manual_seed(…), got {generator!r:.40}")
     if not math.isfinite(mean):
         raise ValueError(f"mean must be finite, got {mean}")
     positive("std", std)
