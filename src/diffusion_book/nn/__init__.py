@@ -1,5 +1,6 @@
 """Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
 
+from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig, LatentGaussian
 from diffusion_book.nn.build import build, describe
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
@@ -14,10 +15,13 @@ __all__ = [
     "DIT_SIZES",
     "MLP",
     "SIZES",
+    "Autoencoder",
+    "AutoencoderConfig",
     "Classifier",
     "ClassifierConfig",
     "DiT",
     "DiTConfig",
+    "LatentGaussian",
     "TextConfig",
     "TextEncoder",
     "TextUNet",

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from diffusion_book._names import check_known
+from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
@@ -23,6 +24,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "dit": (DiT, DiTConfig),
     "classifier": (Classifier, ClassifierConfig),
     "text-unet": (TextUNet, TextUNetConfig),
+    "autoencoder": (Autoencoder, AutoencoderConfig),
 }
 """What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
 
