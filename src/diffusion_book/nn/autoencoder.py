@@ -89,7 +89,7 @@ class LatentGaussian(NamedTuple):
     mean: Tensor
     log_var: Tensor
 
-    def at(self, eps: Tensor) -> Tensor:
+    def sample(self, eps: Tensor) -> Tensor:
         """A latent z [B, L, h, w] from standard normal eps (Kingma and Welling 2014, section 2.4)."""
         return self.mean + torch.exp(0.5 * self.log_var) * eps
 
@@ -149,7 +149,7 @@ class Autoencoder(nn.Module):
             x̂ [B, C, H, W], and what it was decoded from.
         """
         latent = self.encode(x)
-        return self.decode(latent.mean if eps is None else latent.at(eps)), latent
+        return self.decode(latent.mean if eps is None else latent.sample(eps)), latent
 
 
 class Encoder(nn.Module):
