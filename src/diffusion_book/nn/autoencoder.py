@@ -76,6 +76,10 @@ class AutoencoderConfig:
         """f: image sides must be multiples of this, and those of a latent are so many times smaller."""
         return self.patch * 2 ** (len(self.channel_mults) - 1)
 
+    def latent_shape(self, pictures: tuple[int, ...]) -> tuple[int, ...]:
+        """(L, H/f, W/f), of pictures (C, H, W)."""
+        return (self.latent_channels, *(side // self.stride for side in pictures[1:]))
+
 
 STABLE_DIFFUSION = AutoencoderConfig(
     channels=128, channel_mults=(1, 2, 4, 4), blocks=2, attention=True, groups=32, quant_conv=True, scale=0.18215

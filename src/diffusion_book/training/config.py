@@ -51,8 +51,9 @@ class RunConfig(TrainConfig):
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
         objective: "kind" (one of `training.objectives.OBJECTIVES`; where it is not said, "classification" for a
-            classifier and else "denoising") and any of the fields of its configuration, such as
-            {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig` and `Classification`.
+            classifier, "autoencoding" for an autoencoder and else "denoising") and any of the fields of its
+            configuration, such as {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig`,
+            `Classification` and `AutoencodingConfig`.
         accumulate: parts into which each process cuts its share of a batch, one after the other, to save memory.
         decay: of the learning rate after the warm-up: "cosine" to zero, or "none".
         log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
@@ -105,7 +106,7 @@ class RunConfig(TrainConfig):
         kind = _kind(self.network, self.objective)
         configured = objectives.configure({**self.objective, "kind": kind})
         of = self.network["kind"]
-        if (kind == "classification") != (of == "classifier"):
+        if kind not in _trained_for(of):
             raise ValueError(
                 f"a network of kind {of!r} cannot be trained for {kind}; change network.kind or objective.kind"
             )
@@ -206,7 +207,13 @@ def _without_idle(network: Any, objective: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(network: Mapping[str, Any], objective: Mapping[str, Any]) -> Any:
     """The objective's kind, where it is not said that which the network is for."""
-    return objective.get("kind", "classification" if network.get("kind") == "classifier" else "denoising")
+    return objective.get("kind", _trained_for(network.get("kind"))[0])
+
+
+def _trained_for(network: Any) -> tuple[str, ...]:
+    """The objectives that a kind of network can have, the usual one first."""
+    others = {"classifier": ("classification",), "autoencoder": ("autoencoding",)}
+    return others.get(str(network), ("denoising",))
 
 
 def build_network(config: RunConfig, data: Examples) -> nn.Module:
@@ -217,6 +224,8 @@ def build_network(config: RunConfig, data: Examples) -> nn.Module:
     """
     described = dict(config.network)
     described.setdefault("image_channels", data.shape[0])
+    if config.network["kind"] == "autoencoder":  # it is told nothing
+        return build(described)
     if data.classes:
         described.setdefault("classes", data.classes)
     _check_classes(config, described.get("classes", 0), data.classes)
