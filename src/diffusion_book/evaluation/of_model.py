@@ -143,6 +143,8 @@ def bits(
     Raises:
         ValueError: there are fewer held-out images; the schedule is continuous, which has no bound.
     """
+    if model.codec.x0_max is None:
+        raise ValueError("bits per dimension are of pictures, and this model denoises latents; leave --bits out")
     for count in (by_bound, by_ode):
         if count == 1 or count > len(unseen):
             raise ValueError(f"bits can be had of 0 or of 2 … {len(unseen):,} images of {unseen.name}, got {count}")
