@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
-from diffusion_book.evaluation.of_model import classifier_metrics
+from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
 from diffusion_book.models import load_any, save
 from diffusion_book.models.card import Card, hardware, versions
 from diffusion_book.models.codec import measure
@@ -50,6 +50,8 @@ def _export(trainer: Trainer, step: int, called: str, command: str, folder: Path
     measured = {}
     if isinstance(network, Classifier):
         measured = classifier_metrics(network, data.load(config.data, "test"))
+    elif isinstance(network, Autoencoder) and trainer.held_out is not None:
+        measured = autoencoder_metrics(network, trainer.held_out.data)
     metrics = {**card.metrics, **measured}
     dataclasses.replace(card, metrics=metrics, weights_sha256=weights_sha256(network)).write(path)
     return path
