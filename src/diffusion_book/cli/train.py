@@ -164,7 +164,8 @@ def start(config: "RunConfig", folder: Path, resume: bool, images: "Examples | N
     if trainer.preview and first:
         with trainer.writing():
             trainer.preview(averaged, folder / "samples.png")
-        typer.echo(f"pictures: {folder / 'samples.png'}; more of them: {_more(config, folder, averaged)}")
+        more = f"; more of them: {_more(config, folder, averaged)}" if config.denoises else ""
+        typer.echo(f"pictures: {folder / 'samples.png'}{more}")
     return trainer
 
 
@@ -203,14 +204,14 @@ def _side(config: "RunConfig", images: "Examples") -> int | None:
 
 
 def _summary(trainer: "Trainer") -> str:
-    C, H, W = trainer.data.shape
+    shape, what = "×".join(map(str, trainer.data.shape)), "latents" if trainer.config.codec else "images"
     network = trainer.accelerator.unwrap_model(trainer.network)
     weights = sum(parameter.numel() for parameter in network.parameters())
     processes = trainer.accelerator.num_processes
     held_out = f", {len(trainer.held_out.data)} more held out" if trainer.held_out else ""
     where = trainer.device if processes == 1 else f"{processes} × {trainer.device.type}"
     return (
-        f"{trainer.folder}: {len(trainer.data)} images {C}×{H}×{W} of {trainer.config.data}{held_out}, "
+        f"{trainer.folder}: {len(trainer.data)} {what} {shape} of {trainer.config.data}{held_out}, "
         f"{trainer.config.network['kind']} of {weights / 1e6:.2g} M weights, on {where}"
     )
 

@@ -105,11 +105,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+WITHOUT_DRAWING = {
+    "classification": "to name the class",
+    "autoencoding": "to find pictures again from few numbers",
+}
+
+
 def _task(recipe: "RunConfig") -> str:
     return (
         f"to predict {recipe.denoising.prediction} on the schedule {recipe.denoising.schedule}"
         if recipe.denoises
-        else "to name the class"
+        else WITHOUT_DRAWING[recipe.objective["kind"]]
     )
 
 

@@ -3,6 +3,7 @@
 from diffusion_book.data.examples import Examples, Source
 from diffusion_book.data.icons import write_icons
 from diffusion_book.data.images import DATASETS, Images, images_sha256, load
+from diffusion_book.data.latents import Latents, encoded
 from diffusion_book.data.report import FolderReport, FolderSplit, check, clean, split_folder
 from diffusion_book.data.scenes import Scenes
 from diffusion_book.data.sets import SetCard, describe
@@ -22,6 +23,7 @@ __all__ = [
     "FolderSplit",
     "GaussianMixture",
     "Images",
+    "Latents",
     "Scenes",
     "SetCard",
     "Source",
@@ -30,6 +32,7 @@ __all__ = [
     "clean",
     "describe",
     "duplicates",
+    "encoded",
     "grid_of_gaussians",
     "images_sha256",
     "load",

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from diffusion_book._checks import at_least
 from diffusion_book.data.images import check_images, from_uint8, seems_in_0_to_1, to_uint8
 from diffusion_book.nn import Classifier
-from diffusion_book.nn.build import uncompiled
+from diffusion_book.nn.build import uncompiled, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,6 @@ def _edges(x: Tensor) -> Tensor:
     histogram = functional.adaptive_avg_pool2d(torch.stack(found, 1), CELLS)
     colours = functional.adaptive_avg_pool2d(x, CELLS)
     return torch.cat([(histogram + 0.1).sqrt().flatten(1), 0.5 * colours.flatten(1)], 1)
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """SHA-256 over the sorted names, the shapes and the float32 bytes of all parameters and buffers.
-
-    It does not change with the precision a file keeps them in, as long as that holds them exactly.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def extract(

@@ -19,11 +19,13 @@ from diffusion_book.conditions import Conditions
 from diffusion_book.evaluation.accuracy import named_rightly
 from diffusion_book.evaluation.features import Extractor, edges, from_classifier, pixels, weights_sha256
 from diffusion_book.evaluation.inception import inception
+from diffusion_book.evaluation.judge import judge, shares
 from diffusion_book.evaluation.likelihood import Bits, bits_by_bound, bits_by_ode
 from diffusion_book.evaluation.measure import evaluate
 from diffusion_book.evaluation.report import Origin, Report
 from diffusion_book.models import Guidance, Labels, Model, TrainedClassifier
 from diffusion_book.models.card import Card, hardware, threads_in_words
+from diffusion_book.nn import Autoencoder
 from diffusion_book.schedules import Discrete
 from diffusion_book.training.precision import Precision, resolve
 
@@ -124,6 +126,36 @@ def classifier_metrics(network: nn.Module, images: data.Images) -> dict[str, Any
     }
 
 
+THERE_AND_BACK = 512
+"""Held-out pictures on which an autoencoder is measured."""
+
+
+@torch.no_grad()
+def autoencoder_metrics(network: Autoencoder, pictures: data.Examples) -> dict[str, Any]:
+    """How well an autoencoder finds held-out pictures again, decoding the mean of their latents, cut to [−1, 1].
+
+    Of captioned scenes also how many are still read rightly, all that the caption says; see `judge`.
+    """
+    device, index = next(network.parameters()).device, torch.arange(min(THERE_AND_BACK, len(pictures)))
+    x = pictures.take(index)[0]
+    x_hat = torch.cat([network(part.to(device))[0].cpu().clamp(-1, 1) for part in x.split(32)])
+    off = (x_hat - x).abs().flatten(1).mean(1).double()
+    N = len(x)
+    found: dict[str, Any] = {
+        "mean absolute error": float(off.mean()),
+        "standard error": float(off.std() / math.sqrt(N)),
+        "PSNR": 10 * math.log10(4 / float((x_hat - x).square().mean())),
+    }
+    if isinstance(pictures, data.Scenes):
+        said = pictures.captions(index)
+        found["read rightly"] = {
+            "decoded": shares(judge(x_hat, said))["all"],
+            "originals": shares(judge(x, said))["all"],
+        }
+    notes = "Of a single training run; the standard error is that of measuring it on N pictures."
+    return {**found, "N": N, "split": getattr(pictures, "name", "held out"), "training runs": 1, "notes": notes}
+
+
 DRAWS = 4
 """Of the bound's terms, for each image: enough that the images, and not the draws, are most of the standard error."""
 ODE_TOLERANCE = 1e-4
@@ -143,6 +175,8 @@ def bits(
     Raises:
         ValueError: there are fewer held-out images; the schedule is continuous, which has no bound.
     """
+    if model.codec.x0_max is None:
+        raise ValueError("bits per dimension are of pictures, and this model denoises latents; leave --bits out")
     for count in (by_bound, by_ode):
         if count == 1 or count > len(unseen):
             raise ValueError(f"bits can be had of 0 or of 2 … {len(unseen):,} images of {unseen.name}, got {count}")

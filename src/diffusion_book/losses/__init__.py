@@ -8,18 +8,30 @@ same weight then means the same objective. EDM's loss is `simple_loss` with the 
 
 from diffusion_book.losses.bound import VLB, hybrid_loss, reconstruction, vlb, vlb_at
 from diffusion_book.losses.denoising import LEAST_LOG_SNR, Weighting, edm, min_snr, p2, simple_loss, vdm, weight_of
+from diffusion_book.losses.encoders import (
+    adaptive_weight,
+    critic_loss,
+    feature_distance,
+    fooling_loss,
+    kl_to_normal,
+)
 from diffusion_book.losses.times import by_time, draw_logit_normal_times, draw_sigma_times, draw_times
 
 __all__ = [
     "LEAST_LOG_SNR",
     "VLB",
     "Weighting",
+    "adaptive_weight",
     "by_time",
+    "critic_loss",
     "draw_logit_normal_times",
     "draw_sigma_times",
     "draw_times",
     "edm",
+    "feature_distance",
+    "fooling_loss",
     "hybrid_loss",
+    "kl_to_normal",
     "min_snr",
     "p2",
     "reconstruction",

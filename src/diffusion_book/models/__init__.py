@@ -11,14 +11,16 @@ A model is a network with all that must be known to draw with it; a network that
 
 from diffusion_book.models.begin import like, trainer_of
 from diffusion_book.models.card import Card
-from diffusion_book.models.codec import Codec, Pixels
+from diffusion_book.models.codec import Autoencoded, Codec, Pixels
 from diffusion_book.models.conditioner import Conditioner, Labels
 from diffusion_book.models.draw import batches, draw
 from diffusion_book.models.files import (
+    TrainedAutoencoder,
     TrainedClassifier,
     export,
     load,
     load_any,
+    load_autoencoder,
     load_classifier,
     save,
     weights_with_card,
@@ -27,6 +29,7 @@ from diffusion_book.models.model import Guidance, Model
 from diffusion_book.models.preview import preview_of
 
 __all__ = [
+    "Autoencoded",
     "Card",
     "Codec",
     "Conditioner",
@@ -34,6 +37,7 @@ __all__ = [
     "Labels",
     "Model",
     "Pixels",
+    "TrainedAutoencoder",
     "TrainedClassifier",
     "batches",
     "draw",
@@ -41,6 +45,7 @@ __all__ = [
     "like",
     "load",
     "load_any",
+    "load_autoencoder",
     "load_classifier",
     "preview_of",
     "save",

@@ -21,11 +21,30 @@ from diffusion_book import zoo
 from diffusion_book._files import expanded, write_whole
 from diffusion_book.models import runs
 from diffusion_book.models.card import Card, versions
-from diffusion_book.models.model import Model
-from diffusion_book.nn import Classifier, build, describe
+from diffusion_book.models.codec import Autoencoded, Codec, measure
+from diffusion_book.models.model import PIXELS, Model
+from diffusion_book.nn import Autoencoder, Classifier, build, describe
 from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
+from diffusion_book.training.config import build_data
+
+
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """A network that makes latents of pictures, and pictures of latents, and how it was made.
+
+    Attributes:
+        codec: it, as a `Model` of its latents knows it.
+    """
+
+    codec: Autoencoded
+    card: Card
+
+    @property
+    def network(self) -> Autoencoder:
+        """It itself."""
+        return self.codec.network
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,9 @@ class TrainedClassifier:
 
     network: Classifier
     card: Card
+
+
+Trained = Model | TrainedClassifier | TrainedAutoencoder
 
 
 def load(name: Path | str, device: torch.device | str = "cpu", size: int | None = None) -> Model:
@@ -48,8 +70,9 @@ def load(name: Path | str, device: torch.device | str = "cpu", size: int | None 
         CheckpointError: a run has no checkpoint yet, or a damaged one.
     """
     found = load_any(name, device, size)
-    if isinstance(found, TrainedClassifier):
-        raise ValueError(f"{name}: a classifier does not denoise; load a model such as 'mnist-unet'")
+    if not isinstance(found, Model):
+        does = "a classifier" if isinstance(found, TrainedClassifier) else "an autoencoder"
+        raise ValueError(f"{name}: {does} does not denoise; load a model such as 'mnist-unet'")
     return found
 
 
@@ -60,14 +83,24 @@ def load_classifier(name: Path | str, device: torch.device | str = "cpu") -> Tra
         ValueError, CheckpointError: as `load`; or it is a model that draws.
     """
     found = load_any(name, device)
-    if isinstance(found, Model):
+    if not isinstance(found, TrainedClassifier):
         raise ValueError(f"{str(name)!r} is no classifier, whose features could be compared; give one, or pixels")
     return found
 
 
-def load_any(
-    name: Path | str, device: torch.device | str = "cpu", size: int | None = None
-) -> Model | TrainedClassifier:
+def load_autoencoder(name: Path | str, device: torch.device | str = "cpu") -> TrainedAutoencoder:
+    """The autoencoder that a person names, as in `load`.
+
+    Raises:
+        ValueError, CheckpointError: as `load`; or it is no autoencoder.
+    """
+    found = load_any(name, device)
+    if not isinstance(found, TrainedAutoencoder):
+        raise ValueError(f"{str(name)!r} is no autoencoder, whose latents could be denoised; give one, or leave it out")
+    return found
+
+
+def load_any(name: Path | str, device: torch.device | str = "cpu", size: int | None = None) -> Trained:
     """What a person names, whichever it is; see `load`."""
     path = expanded(name)
     if name in zoo.names():
@@ -101,6 +134,7 @@ def save(
     schedule: str | None = None,
     T: int | None = None,
     prediction: Prediction | None = None,
+    codec: Codec = PIXELS,
 ) -> str:
     """Write a network in half precision, with what `load` must know → the file's SHA-256.
 
@@ -108,12 +142,16 @@ def save(
 
     Args:
         network: of a kind that `nn.build` knows, compiled or not.
-        schedule, T: as `schedules.by_name` takes them; None for a classifier. prediction: what the network outputs.
+        schedule, T: as `schedules.by_name` takes them; None for what does not denoise. prediction: what the network
+            outputs.
+        codec: between pictures and what it denoises; of an autoencoder its name and its SHA-256 are written down.
 
     Raises:
         OSError: the disk is full or the folder read-only; a file that was there before still is.
     """
     description = {"network": describe(network), "schedule": schedule, "T": T, "prediction": prediction}
+    if isinstance(codec, Autoencoded):
+        description["codec"] = {"name": codec.name, "sha256": codec.sha256}
     state = uncompiled(network).state_dict()
     tensors = {name: _halve(tensor.detach().cpu()).contiguous() for name, tensor in state.items()}
     content = safetensors.torch.save(tensors, metadata={"diffusion_book": json.dumps(description)})
@@ -121,7 +159,7 @@ def save(
     return hashlib.sha256(content).hexdigest()
 
 
-def export(model: Model | TrainedClassifier, path: Path) -> None:
+def export(model: Trained, path: Path) -> None:
     """Write a model's weights in half precision, and what is known of them as a card beside them.
 
     Raises:
@@ -133,22 +171,46 @@ def export(model: Model | TrainedClassifier, path: Path) -> None:
     if recipe is None:
         raise ValueError("this model already is a .safetensors file, and has no card to take along; copy it")
     if isinstance(model, Model):
-        sha256 = save(path, model.network, recipe.denoising.schedule, recipe.denoising.T, model.prediction)
+        sha256 = save(path, model.network, recipe.denoising.schedule, recipe.denoising.T, model.prediction, model.codec)
     else:
         sha256 = save(path, model.network)
     dataclasses.replace(model.card, versions=model.card.versions or versions(), sha256=sha256).write(path)
 
 
-def _of_run(folder: Path, device: torch.device | str, size: int | None) -> Model | TrainedClassifier:
+def _of_run(folder: Path, device: torch.device | str, size: int | None) -> Trained:
     network, card = runs.newest(folder, device)
     recipe = card.recipe
     assert recipe is not None  # a run has one
     if isinstance(network, Classifier):
         return TrainedClassifier(network, card)
-    return Model.of(network, recipe.denoising.build_schedule(), recipe.denoising.prediction, card, size)
+    if isinstance(network, Autoencoder):
+        measure(network, build_data(recipe))
+        return TrainedAutoencoder(Autoencoded(network, str(folder)), card)
+    schedule, prediction = recipe.denoising.build_schedule(), recipe.denoising.prediction
+    return Model.of(network, schedule, prediction, card, size, codec_of(recipe.codec, device))
 
 
-def _of_file(path: Path, device: torch.device | str, size: int | None) -> Model | TrainedClassifier:
+def codec_of(name: str | None, device: torch.device | str = "cpu", sha256: str | None = None) -> Codec:
+    """The codec of a model: pixels where no autoencoder is named.
+
+    Args:
+        sha256: of the autoencoder that the model was trained with, where that is known.
+
+    Raises:
+        ValueError, CheckpointError: there is no such autoencoder, or it is another than the model was trained with.
+    """
+    if name is None:
+        return PIXELS
+    codec = load_autoencoder(name, device).codec
+    if sha256 not in (None, codec.sha256):
+        raise ValueError(
+            f"{name!r} is not the autoencoder whose latents this model was trained on (SHA-256 {codec.sha256[:12]}…, "
+            f"not {str(sha256)[:12]}…); its latents mean other pictures: fetch or train the one that it names"
+        )
+    return codec
+
+
+def _of_file(path: Path, device: torch.device | str, size: int | None) -> Trained:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -163,7 +225,7 @@ def _of_file(path: Path, device: torch.device | str, size: int | None) -> Model 
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file ({error}); pickled weights are not read: unsafe") from error
-    network, schedule, prediction = _described(path, content)
+    network, schedule, prediction, codec = _described(path, content)
     try:
         network.load_state_dict({name: _widen(tensor) for name, tensor in tensors.items()})
     except RuntimeError as error:
@@ -171,21 +233,26 @@ def _of_file(path: Path, device: torch.device | str, size: int | None) -> Model 
     network = network.to(device).eval().requires_grad_(False)
     if isinstance(network, Classifier):
         return TrainedClassifier(network, card)
+    if isinstance(network, Autoencoder):
+        name = path.stem if path.parent == zoo.WEIGHTS else str(path)
+        return TrainedAutoencoder(Autoencoded(network, name), card)
     assert schedule is not None  # or the header would have been refused
-    return Model.of(network, schedule, prediction, card, size)
+    return Model.of(network, schedule, prediction, card, size, codec_of(codec.get("name"), device, codec.get("sha256")))
 
 
-def _described(path: Path, content: bytes) -> tuple[nn.Module, Schedule | None, Prediction]:
-    """What the header says: the network, with fresh weights; its schedule, if it denoises; and what it predicts."""
+def _described(path: Path, content: bytes) -> tuple[nn.Module, Schedule | None, Prediction, dict[str, str]]:
+    """What the header says: the network, with fresh weights; its schedule, if it denoises; what it predicts; and the
+    name and the SHA-256 of its autoencoder, if it has one.
+    """
     try:
         description = json.loads(_metadata(content)["diffusion_book"])
         network: nn.Module = build(description["network"])
         prediction: Prediction = description["prediction"]
         name, T = description["schedule"], description["T"]
-        if isinstance(network, Classifier):
-            return network, None, prediction
+        if isinstance(network, Classifier | Autoencoder):
+            return network, None, prediction, {}
         check_prediction(prediction)
-        return network, by_name(name, T), prediction
+        return network, by_name(name, T), prediction, dict(description.get("codec", {}))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} does not say which network it is of, or not in a known way ({error!r}); write it with models.save"

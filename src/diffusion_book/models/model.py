@@ -19,6 +19,8 @@ from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import RunConfig
 
+PIXELS = Pixels()
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -72,17 +74,26 @@ class Model:
     prediction: Prediction
     shape: tuple[int, int, int] | None
     conditioner: Conditioner
-    codec: Codec = field(default_factory=Pixels)
+    codec: Codec = PIXELS
     card: Card = field(default_factory=Card)
 
     @classmethod
     def of(
-        cls, network: nn.Module, schedule: Schedule, prediction: Prediction, card: Card, size: int | None = None
+        cls,
+        network: nn.Module,
+        schedule: Schedule,
+        prediction: Prediction,
+        card: Card,
+        size: int | None = None,
+        codec: Codec = PIXELS,
     ) -> "Model":
         """A network of this library with its card, which knows the side of the pictures where `size` is not said.
 
+        Args:
+            codec: between pictures and what the network denoises.
+
         Raises:
-            ValueError: the size does not fit the network.
+            ValueError: the size does not fit the network, or the network not the codec.
         """
         config: Any = network.config
         recipe = card.recipe
@@ -92,11 +103,12 @@ class Model:
         if isinstance(config, TextUNetConfig):
             conditioner = Captions(dropped)
         side = size or (recipe and _side(recipe))
-        stride = getattr(config, "stride", 1)
+        least = getattr(config, "stride", 1)
+        channels, stride, _ = codec.pictures((config.image_channels, least, least))
         if side and side % stride:
             raise ValueError(f"size = {side} does not fit this network, which needs a multiple of {stride}")
-        shape = (config.image_channels, side, side) if side else None
-        return cls(network, schedule, prediction, shape, conditioner, card=card)
+        shape = (channels, side, side) if side else None
+        return cls(network, schedule, prediction, shape, conditioner, codec, card)
 
     @property
     def known_shape(self) -> tuple[int, int, int]:

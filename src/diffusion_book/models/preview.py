@@ -1,28 +1,40 @@
 """Pictures by which one sees a network learn: always of the same seeds and captions. Chapter 11."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffusion_book.data import Scenes, pictures
+from diffusion_book.data import Examples, Scenes, pictures
 from diffusion_book.models.card import Card
 from diffusion_book.models.conditioner import Wanted
 from diffusion_book.models.draw import draw
+from diffusion_book.models.files import codec_of
 from diffusion_book.models.model import Model
 from diffusion_book.nn import TextUNetConfig
 from diffusion_book.schedules import Discrete
 from diffusion_book.training import RunConfig
+from diffusion_book.training.config import build_data
 from diffusion_book.training.trainer import Preview
 
 
-def preview_of(config: RunConfig) -> Preview:
-    """A function that draws what a network can do, into a file: each class twice, or sixteen of captions or none."""
+def preview_of(config: RunConfig, data: Examples | None = None) -> Preview:
+    """A function that draws what a network can do, into a file: each class twice, or sixteen of captions or none.
+
+    Of an autoencoder sixteen of the data's pictures, and below each eight what becomes of them there and back.
+
+    Args:
+        data: that it trains on; None for what the configuration names.
+    """
+    if config.network["kind"] == "autoencoder":
+        return functools.partial(_there_and_back, data or build_data(config))
+    codec = codec_of(config.codec)
 
     def preview(network: nn.Module, path: Path) -> None:
         schedule = config.denoising.build_schedule()
-        model = Model.of(network, schedule, config.denoising.prediction, Card(recipe=config))
+        model = Model.of(network, schedule, config.denoising.prediction, Card(recipe=config), codec=codec)
         described: Any = network.config
         columns = min(described.classes, 10) or 4
         count, wanted = 2 * columns if described.classes else 16, _wanted(described, columns)
@@ -30,6 +42,15 @@ def preview_of(config: RunConfig) -> Preview:
         pictures.write(draw(model, wanted, range(count), steps=steps), path, columns, range(count))
 
     return preview
+
+
+@torch.no_grad()
+def _there_and_back(data: Examples, network: nn.Module, path: Path) -> None:
+    x = data.take(torch.arange(min(16, len(data)), device="cpu"))[0]
+    device = next(network.parameters()).device
+    x_hat = network(x.to(device))[0].cpu().float().clamp(-1, 1)
+    rows = torch.cat([part for both in zip(x.split(8), x_hat.split(8)) for part in both])
+    pictures.write(rows, path, min(8, len(x)), range(len(rows)))
 
 
 def _wanted(described: Any, columns: int) -> Wanted:

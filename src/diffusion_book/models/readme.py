@@ -105,9 +105,11 @@ def _made(model: Model) -> str:
     network = ", ".join(f"{name} {value}" for name, value in recipe.network.items() if name != "kind")
     took = f", in {card.wall_time / 60:.0f} minutes" if card.wall_time else ""
     flip = ", each flipped half of the time" if recipe.flip else ""
+    latents = f", of the latents of {recipe.codec}" if recipe.codec else ""
     return (
         f"A {recipe.network['kind']} ({network}) of {weights:,} weights learnt to predict "
-        f"{recipe.denoising.prediction} on the schedule {recipe.denoising.schedule}. It saw {card.images_seen or 0:,} "
+        f"{recipe.denoising.prediction} on the schedule {recipe.denoising.schedule}{latents}. It saw "
+        f"{card.images_seen or 0:,} "
         f"pictures in {card.step or 0:,} steps of {recipe.batch_size}{flip}, at a learning rate of "
         f"{recipe.learning_rate:g} with a warm-up of {recipe.warmup} steps and decay {recipe.decay!r}, from seed "
         f"{card.seed}{took}. The weights are their average with decay {recipe.ema_decay:g}, in half precision. The "

@@ -44,8 +44,12 @@ def _described(config: RunConfig) -> dict[str, Any]:
     """The network with the channels and classes that `training.config.build_network` takes from the data."""
     if config.data in DATASETS:
         card = describe(config.data)
-        return {"image_channels": card.channels, "classes": card.classes, **config.network}
-    return {"image_channels": 3, "classes": len(config.class_names), **config.network}
+        return {"image_channels": card.channels, **_classes(config, card.classes), **config.network}
+    return {"image_channels": 3, **_classes(config, len(config.class_names)), **config.network}
+
+
+def _classes(config: RunConfig, count: int) -> dict[str, int]:
+    return {"classes": count} if count and config.network["kind"] != "autoencoder" else {}
 
 
 def _logged(folder: Path, step: int, batch_size: int) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
 
+from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig, LatentGaussian
 from diffusion_book.nn.build import build, describe
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
+from diffusion_book.nn.codebook import Codebook, Quantised
+from diffusion_book.nn.critic import PatchCritic
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
 from diffusion_book.nn.embedding import timestep_embedding
 from diffusion_book.nn.mlp import MLP
@@ -14,10 +17,16 @@ __all__ = [
     "DIT_SIZES",
     "MLP",
     "SIZES",
+    "Autoencoder",
+    "AutoencoderConfig",
     "Classifier",
     "ClassifierConfig",
+    "Codebook",
     "DiT",
     "DiTConfig",
+    "LatentGaussian",
+    "PatchCritic",
+    "Quantised",
     "TextConfig",
     "TextEncoder",
     "TextUNet",

@@ -16,7 +16,7 @@ class ResBlock(nn.Module):
 
     Args:
         channels_in, channels: features in and out.
-        embedding: E.
+        embedding: E; 0 for a block that is told nothing, as those of an autoencoder (chapter 13).
         groups: of both GroupNorms, which must divide channels_in and channels.
         dropout: before the second convolution.
         eps: of the GroupNorms.
@@ -40,14 +40,17 @@ class ResBlock(nn.Module):
         self.resample = resample
         self.norm1 = nn.GroupNorm(groups, channels_in, eps)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.scale_shift = nn.Linear(embedding, 2 * channels) if conditioning == "scale_shift" else None
-        self.shift = nn.Linear(embedding, channels) if conditioning == "add" else None
+        self.scale_shift = self.shift = None
+        if embedding and conditioning == "scale_shift":
+            self.scale_shift = nn.Linear(embedding, 2 * channels)
+        elif embedding:
+            self.shift = nn.Linear(embedding, channels)
         self.norm2 = nn.GroupNorm(groups, channels, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
         self.shortcut = Shortcut(channels_in, channels, 1) if channels_in != channels else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         h = silu(self.norm1(x))
         if self.resample == "down":
             x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
@@ -59,6 +62,8 @@ class ResBlock(nn.Module):
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         elif self.shift is not None:
             h = self.norm2(h.add_(self.shift(embedding)[:, :, None, None]))
+        else:
+            h = self.norm2(h)
         h = self.conv2(self.dropout(silu(h)))
         return h.add_(x) if self.shortcut is None else self.shortcut(x, h)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from diffusion_book._names import check_known
+from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
@@ -23,6 +25,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "dit": (DiT, DiTConfig),
     "classifier": (Classifier, ClassifierConfig),
     "text-unet": (TextUNet, TextUNetConfig),
+    "autoencoder": (Autoencoder, AutoencoderConfig),
 }
 """What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
 
@@ -90,6 +93,18 @@ def uncompiled(network: Network) -> Network:
     """The network inside of what `torch.compile` made of it: there its weights have their own names."""
     inside: Network = getattr(network, "_orig_mod", network)
     return inside
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 over the sorted names, the shapes and the float32 bytes of all parameters and buffers.
+
+    It does not change with the precision a file keeps them in, as long as that holds them exactly.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_fields(values: Mapping[str, Any], of: type[Any], where: str) -> None:

@@ -64,10 +64,26 @@ class Classifier(nn.Module):
         features: Tensor = self.body(x)
         return features
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """[B, C, H, W] in [−1, 1] → what is seen at each resolution, [B, C_i, H_i, W_i] each. Chapter 13."""
+        check_images(x, self.config.image_channels, self.body)
+        found = []
+        for number, layer in enumerate(self.body.children()):
+            x = layer(x)
+            if number in MAPPED:
+                found.append(x)
+            if number == MAPPED[-1]:
+                break
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] in [−1, 1] → logits [B, classes]."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+
+MAPPED = (5, 14, 20)
+"""Layers of the body that `maps` shows: each is the last at its resolution."""
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, ...]:

@@ -4,6 +4,7 @@ from diffusion_book.training.checkpoint import CheckpointError
 from diffusion_book.training.config import RunConfig
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.loop import TrainConfig, TrainResult, train
+from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
 from diffusion_book.training.objectives.common import Objective
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
@@ -11,6 +12,8 @@ from diffusion_book.training.trainer import Trainer
 
 __all__ = [
     "EMA",
+    "Autoencoding",
+    "AutoencodingConfig",
     "CheckpointError",
     "Classification",
     "Denoising",

@@ -16,11 +16,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from diffusion_book._checks import at_least, one_of
 from diffusion_book._files import expanded, once
-from diffusion_book.data import Examples, Scenes, captions, load
+from diffusion_book.data import Examples, captions, load
 from diffusion_book.nn.build import build, check_fields, configure
 from diffusion_book.training import objectives
 from diffusion_book.training.loop import TrainConfig
@@ -51,8 +52,9 @@ class RunConfig(TrainConfig):
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
         objective: "kind" (one of `training.objectives.OBJECTIVES`; where it is not said, "classification" for a
-            classifier and else "denoising") and any of the fields of its configuration, such as
-            {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig` and `Classification`.
+            classifier, "autoencoding" for an autoencoder and else "denoising") and any of the fields of its
+            configuration, such as {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig`,
+            `Classification` and `AutoencodingConfig`.
         accumulate: parts into which each process cuts its share of a batch, one after the other, to save memory.
         decay: of the learning rate after the warm-up: "cosine" to zero, or "none".
         log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
@@ -61,6 +63,7 @@ class RunConfig(TrainConfig):
         held_out: pictures that the run does not train on, whose loss is measured: "folder:PATH", with the same
             subfolders where these are the classes; or a named set, of which the test split is taken.
         held_out_every: steps between two measurements; at the last step there always is one.
+        codec: what a person calls an autoencoder, for `models.trainer_of`: its latents of the pictures are trained on.
         start_from: what a person calls a trained model, for `models.trainer_of`: its weights are where this run begins.
         cycles: steps at which the learning rate has fallen and begins anew, its warm-up too, from the averaged weights.
             Nobody need say it: a run that goes on with more steps than it was begun with adds its old end.
@@ -82,6 +85,7 @@ class RunConfig(TrainConfig):
     keep_steps: tuple[int, ...] = ()
     held_out: str | None = None
     held_out_every: int = 250
+    codec: str | None = None
     start_from: str | None = None
     cycles: tuple[int, ...] = ()
 
@@ -101,14 +105,18 @@ class RunConfig(TrainConfig):
         one_of("decay", self.decay, ("cosine", "none"))
         if self.flip and self.data == "scenes":
             raise ValueError("flip turns left into right, which the captions of scenes say; leave flip out")
+        if self.flip and self.codec:
+            raise ValueError("a latent's mirror image is not that of its picture; leave flip or codec out")
         configure(self.network)
         kind = _kind(self.network, self.objective)
         configured = objectives.configure({**self.objective, "kind": kind})
         of = self.network["kind"]
-        if (kind == "classification") != (of == "classifier"):
+        if kind not in _trained_for(of):
             raise ValueError(
                 f"a network of kind {of!r} cannot be trained for {kind}; change network.kind or objective.kind"
             )
+        if self.codec and kind != "denoising":
+            raise ValueError(f"latents can be denoised, and this run trains for {kind}; leave codec out")
         object.__setattr__(self, "network", dict(self.network))
         object.__setattr__(self, "objective", {"kind": kind, **vars(configured)})
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
@@ -206,7 +214,13 @@ def _without_idle(network: Any, objective: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(network: Mapping[str, Any], objective: Mapping[str, Any]) -> Any:
     """The objective's kind, where it is not said that which the network is for."""
-    return objective.get("kind", "classification" if network.get("kind") == "classifier" else "denoising")
+    return objective.get("kind", _trained_for(network.get("kind"))[0])
+
+
+def _trained_for(network: Any) -> tuple[str, ...]:
+    """The objectives that a kind of network can have, the usual one first."""
+    others = {"classifier": ("classification",), "autoencoder": ("autoencoding",)}
+    return others.get(str(network), ("denoising",))
 
 
 def build_network(config: RunConfig, data: Examples) -> nn.Module:
@@ -217,6 +231,8 @@ def build_network(config: RunConfig, data: Examples) -> nn.Module:
     """
     described = dict(config.network)
     described.setdefault("image_channels", data.shape[0])
+    if config.network["kind"] == "autoencoder":  # it is told nothing
+        return build(described)
     if data.classes:
         described.setdefault("classes", data.classes)
     _check_classes(config, described.get("classes", 0), data.classes)
@@ -252,7 +268,7 @@ def _check_words(config: RunConfig, data: Examples) -> None:
     """A network that reads, beside what there is to read."""
     if config.network["kind"] != "text-unet":
         return
-    if not isinstance(data, Scenes):
+    if "tokens" not in data.take(torch.tensor([0], device="cpu"))[1]:
         raise ValueError(f"{config.data} has no captions for a network of kind 'text-unet'; take data = 'scenes'")
     words, length = config.network.get("vocabulary"), config.network.get("length")
     V, L = len(captions.WORDS), captions.LONGEST

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-FREE = ("classes", "no_label", "dropout", "checkpoint")
-"""Fields of a network in which two may differ, and yet fit but for what they know of classes."""
+FREE = ("classes", "no_label", "dropout", "checkpoint", "scale", "shift")
+"""Fields of a network in which two may differ, and yet fit but for what they know of classes, or of their latents."""
 
 
 def start_from(network: nn.Module, other: nn.Module, name: str) -> str:
@@ -55,4 +55,4 @@ def _fields(network: nn.Module) -> dict[str, Any]:
 
 
 def _classes(network: nn.Module) -> int:
-    return int(_fields(network)["classes"])
+    return int(_fields(network).get("classes", 0))

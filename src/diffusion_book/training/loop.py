@@ -14,7 +14,7 @@ from diffusion_book.conditions import checked
 from diffusion_book.data import Source
 from diffusion_book.data.augment import flip_half
 from diffusion_book.training.ema import EMA, check_decay
-from diffusion_book.training.objectives import Objective, to_device
+from diffusion_book.training.objectives import Learning, Objective, to_device
 from diffusion_book.training.order import own_randomness
 from diffusion_book.training.precision import Precision, autocast, resolve, step_scaled
 
@@ -119,6 +119,8 @@ def train(
             nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
             if step_scaled(optimiser, scaler):
                 ema.update(network)
+            if isinstance(objective, Learning):
+                objective.step()
             rate.step()
 
             losses[step] = loss.detach()

@@ -15,7 +15,7 @@ HARMLESS = {
 }
 """What a run may be told anew when it goes on: it does not touch the weights, see `sees_pieces` for `accumulate`."""
 
-LATER: dict[str, Any] = {"start_from": None, "cycles": []}
+LATER: dict[str, Any] = {"start_from": None, "cycles": [], "codec": None}
 """What the first runs could not say: at its default it says nothing, so that they can be gone on with."""
 
 

@@ -2,7 +2,8 @@
 
 Nothing random is kept between steps. Which images a step sees, and its times and noise, follow from the seed and the
 number of the step alone; so does its learning rate. What a checkpoint must hold is then only what training changes:
-the weights, their average, the optimiser's two moments and, in float16, the scale of the loss. And since every process
+the weights, their average, the optimiser's two moments, what the objective itself learns and, in float16, the scale of
+the loss. And since every process
 draws the whole batch and takes its share, two processes see what one would have seen. Only batch norm and dropout ask
 into how many pieces a batch is cut: with them a run goes on in as many as it began with.
 """
@@ -36,7 +37,7 @@ from diffusion_book.training.fine_tune import start_from
 from diffusion_book.training.log import LossByTime
 from diffusion_book.training.loop import TrainConfig, warm_up_then_cosine
 from diffusion_book.training.memory import ladder
-from diffusion_book.training.objectives import Batch, Objective, to_device
+from diffusion_book.training.objectives import Batch, Learning, Objective, to_device
 from diffusion_book.training.order import batch_index, own_randomness, seed_of, sees_pieces
 from diffusion_book.training.precision import autocast, resolve, step_scaled
 from diffusion_book.training.resume import cut_log, decides, go_on, new_cycle, same_everywhere
@@ -57,6 +58,7 @@ class Trainer:
         folder: of the run.
         preview: called as preview(averaged network, path) to draw a picture, `preview_every` steps.
         data: instead of the data that the configuration names. held_out: the same, for what is not trained on.
+        objective: instead of what the configuration makes for its network; a function of that network.
         start: the network that the configuration's `start_from` names; `models.trainer_of` finds it. A run that goes
             on needs none.
 
@@ -73,6 +75,7 @@ class Trainer:
         data: Examples | None = None,
         held_out: Examples | None = None,
         start: nn.Module | None = None,
+        objective: Callable[[nn.Module], Objective] | None = None,
     ) -> None:
         from accelerate import Accelerator  # takes seconds to import
 
@@ -94,8 +97,11 @@ class Trainer:
             torch.manual_seed(seed_of(config.seed, "weights"))
             network = build_network(config, self.data)
         self.began = None if start is None else start_from(network, start, str(config.start_from))
-        self.sees_pieces = sees_pieces(network, config.batch_size // parts)
-        self.objective: Objective = build_objective(config, network)
+        self.objective: Objective = objective(network) if objective else build_objective(config, network)
+        self.learns = isinstance(self.objective, Learning) and bool(self.objective.state())
+        if self.learns and self.accelerator.num_processes > 1:
+            raise ValueError("what an objective learns itself, such as a critic, is learnt in one process; start one")
+        self.sees_pieces = sees_pieces(network, config.batch_size // parts) or self.learns
         measured = build_held_out(config, self.data) if held_out is None else held_out
         self.held_out = None if measured is None else HeldOut(measured, self.objective, config.seed)
         self.ema = EMA(network.to(self.device), config.ema_decay)
@@ -180,6 +186,8 @@ class Trainer:
             # Steps that were left out count, as they do for the learning rate.
             self.ema.updates = self.step - self.config.cycle(self.step).start
             self.ema.update(self.accelerator.unwrap_model(self.network))
+        if isinstance(self.objective, Learning):
+            self.objective.step()
         return grad_norm if stepped or self.scaler.get_scale() < 1 else None
 
     def _begin_cycle(self) -> None:
@@ -355,6 +363,8 @@ class Trainer:
                 "optimiser": flatten(self.optimiser.state_dict()),
                 "log": {"sums": sums},
             }
+            if isinstance(self.objective, Learning) and self.learns:
+                parts["objective"] = self.objective.state()
             if self.scaler.is_enabled():
                 parts["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
             folder = self.folder / "checkpoints"
@@ -386,6 +396,8 @@ class Trainer:
             self.accelerator.unwrap_model(self.network).load_state_dict(parts["network"])
             self.ema.network.load_state_dict(parts["ema"])
             self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
+            if isinstance(self.objective, Learning) and self.learns:
+                self.objective.load(parts["objective"])
             sums = parts["log"]["sums"]
             if self.scaler.is_enabled() and "scaler" in parts:  # begun on another GPU there may be none
                 self.scaler.load_state_dict({name: value.item() for name, value in parts["scaler"].items()})

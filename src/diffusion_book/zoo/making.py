@@ -5,10 +5,13 @@ from pathlib import Path
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
-from diffusion_book.evaluation.of_model import classifier_metrics
+from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
 from diffusion_book.models import load_any, save
 from diffusion_book.models.card import Card, hardware, versions
+from diffusion_book.models.codec import measure
+from diffusion_book.models.files import codec_of
 from diffusion_book.models.runs import training_loss, wall_time
+from diffusion_book.nn import Autoencoder, Classifier
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
 
@@ -44,7 +47,11 @@ def _export(trainer: Trainer, step: int, called: str, command: str, folder: Path
     # The card must lie there for the weights to be read, and what is measured are the weights as they are read.
     card.write(path)
     network = load_any(path, trainer.device).network
-    measured = {} if config.denoises else classifier_metrics(network, data.load(config.data, "test"))
+    measured = {}
+    if isinstance(network, Classifier):
+        measured = classifier_metrics(network, data.load(config.data, "test"))
+    elif isinstance(network, Autoencoder) and trainer.held_out is not None:
+        measured = autoencoder_metrics(network, trainer.held_out.data)
     metrics = {**card.metrics, **measured}
     dataclasses.replace(card, metrics=metrics, weights_sha256=weights_sha256(network)).write(path)
     return path
@@ -55,6 +62,9 @@ def _save(trainer: Trainer, step: int, path: Path) -> str:
     _, parts = checkpoint.load(trainer.folder / "checkpoints" / checkpoint.name_of(step), only=["ema"])
     network = build_network(config, trainer.data)
     network.load_state_dict(parts["ema"])
+    if isinstance(network, Autoencoder):
+        measure(network.eval(), trainer.data)
     if not config.denoises:
         return save(path, network)
-    return save(path, network, config.denoising.schedule, config.denoising.T, config.denoising.prediction)
+    how = config.denoising
+    return save(path, network, how.schedule, how.T, how.prediction, codec_of(config.codec))

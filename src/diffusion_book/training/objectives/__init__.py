@@ -5,23 +5,31 @@ from typing import Any
 
 from diffusion_book._names import check_known
 from diffusion_book.nn.build import check_fields
+from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
-from diffusion_book.training.objectives.common import Batch, Objective, ObjectiveConfig, to_device
+from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, to_device
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
 
 __all__ = [
     "OBJECTIVES",
+    "Autoencoding",
+    "AutoencodingConfig",
     "Batch",
     "Classification",
     "Denoising",
     "DenoisingConfig",
+    "Learning",
     "Objective",
     "ObjectiveConfig",
     "configure",
     "to_device",
 ]
 
-OBJECTIVES: dict[str, type[Any]] = {"denoising": DenoisingConfig, "classification": Classification}
+OBJECTIVES: dict[str, type[Any]] = {
+    "denoising": DenoisingConfig,
+    "classification": Classification,
+    "autoencoding": AutoencodingConfig,
+}
 """What "kind" may be. A new objective is its own file and a line here."""
 
 

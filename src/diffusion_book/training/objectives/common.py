@@ -4,7 +4,7 @@ An objective's `draw` makes a whole batch, its times, noise and dropped conditio
 is then free of chance. So a batch can be cut between processes, or taken again after a crash, and stay the same.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,23 @@ class Objective(Protocol):
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] losses."""
+        ...
+
+
+@runtime_checkable
+class Learning(Objective, Protocol):
+    """An objective that learns something itself, such as a critic. Its gradients come with those of the network."""
+
+    def step(self) -> None:
+        """Its own step, after each of the network's."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that it has learnt, which belongs into a checkpoint; {} for nothing."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
         ...
 
 
