@@ -71,7 +71,7 @@ if __name__ == "__main__":
         measure,
         "Digits by the program of this page, and by `mnist-unet` of the zoo.",
         seed=0,
-        full={"steps": 1200, "size": 32, "rate": 3e-3, "each": 40},
+        full={"steps": 1080, "size": 32, "rate": 3e-3, "each": 40},
         small={"steps": 20, "size": 16, "rate": 3e-3, "each": 1},
         tolerance={"loss": 0.02},
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,164 @@ def test_the_particles_end_where_the_library_takes_them(browser: Browser, site: 
     page.wait_for_function(f"document.querySelector('{SAMPLERS} label').textContent === 'step 32 of 32'")
     context.close()
     assert not problems, problems
+
+
+@pytest.fixture
+def finger(browser: Browser) -> Iterator[Page]:
+    """A phone with a touch screen, which has opened nothing yet."""
+    problems: list[str] = []
+    context = browser.new_context(viewport=web.PHONE, has_touch=True)
+    yield web.watched_page(context, "file://", problems)
+    context.close()
+    assert not problems, problems
+
+
+def points(page: Page, place: str, of: str) -> list[tuple[float, float]]:
+    """Where the circles or the points of a path stand, in the picture's own units."""
+    if of == "circle":
+        found = page.query_selector_all(place)
+        return [(float(node.get_attribute("cx") or "nan"), float(node.get_attribute("cy") or "nan")) for node in found]
+    path = page.get_attribute(place, "d") or ""
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in path.strip("M Z").split(" L "))]
+
+
+def inside(page: Page, picture: str, x: float, y: float) -> tuple[float, float]:
+    """A place of the picture, in shares of its width and height, as a place on the screen."""
+    page.locator(picture).scroll_into_view_if_needed()
+    box = page.locator(picture).bounding_box()
+    assert box
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+GAUSSIAN = '[data-widget="conditional-gaussian"]'
+
+
+def slice_shown(page: Page) -> tuple[float, float, float, float]:
+    """Mean and standard deviation of the bell as drawn, and the two numbers of the note."""
+    drawn = points(page, f"{GAUSSIAN} .widget-curve", "path")[1:-1]
+    height = torch.tensor([3.2 - y / 320 * 6.4 for _, y in drawn], dtype=torch.float64)
+    weight = torch.tensor([x for x, _ in drawn], dtype=torch.float64)
+    mean = (height * weight).sum() / weight.sum()
+    std = ((height - mean) ** 2 * weight).sum() / weight.sum()
+    note = page.inner_text(f"{GAUSSIAN} .widget-note").split("Now it is ")[1].rstrip(".").replace("−", "-").split(" ± ")
+    return float(mean), float(std.sqrt()), float(note[0]), float(note[1])
+
+
+def test_the_slice_is_the_conditional_gaussian(finger: Page, site: Path) -> None:
+    """By the keyboard: against the covariance matrix, cut and inverted, of x_t and x_0."""
+    web.open_page(finger, (site / "00-prerequisites.html").as_uri())
+    seen = set()
+    for a, presses in ((0.8, 0), (0.6, 4), (0.4, 4)):
+        finger.focus(f"{GAUSSIAN} #conditional-gaussian-signal")
+        for _ in range(presses):
+            finger.keyboard.press("ArrowLeft")
+        assert finger.inner_text(f"{GAUSSIAN} label[for$=signal]") == f"a = {a:.2f}"
+        for x_t, key in ((1.0, None), (1.1, "ArrowRight"), (1.0, "ArrowLeft")):
+            finger.focus(f"{GAUSSIAN} #conditional-gaussian-seen")
+            if key:
+                finger.keyboard.press(key)
+            C = torch.tensor([[1.0, a], [a, 1.0]], dtype=torch.float64)
+            precision = float(torch.linalg.inv(C)[1, 1])  # of x_0 once x_t is fixed
+            mean, std = -float(torch.linalg.inv(C)[1, 0]) * x_t / precision, precision**-0.5
+            shown = slice_shown(finger)
+            assert shown[:2] == pytest.approx((mean, std), abs=0.02)
+            assert shown[2:] == pytest.approx((mean, std), abs=0.0051)
+            seen.add(
+                (
+                    finger.get_attribute(f"{GAUSSIAN} .widget-curve", "d"),
+                    str(points(finger, f"{GAUSSIAN} .widget-dot", "circle")),
+                )
+            )
+    assert len(seen) == 6  # three signals and two cuts
+
+
+def test_a_finger_and_the_mouse_move_the_cut(finger: Page, site: Path) -> None:
+    web.open_page(finger, (site / "00-prerequisites.html").as_uri())
+    picture = f"{GAUSSIAN} svg >> nth=0"
+    shown = [slice_shown(finger)]
+    finger.touchscreen.tap(*inside(finger, picture, 0.25, 0.5))
+    assert finger.inner_text(f"{GAUSSIAN} label[for$=seen]") == "seen −1.60"
+    shown.append(slice_shown(finger))
+    finger.mouse.move(*inside(finger, picture, 0.5, 0.5))
+    finger.mouse.down()
+    finger.mouse.move(*inside(finger, picture, 0.75, 0.3), steps=4)
+    finger.mouse.up()
+    assert finger.inner_text(f"{GAUSSIAN} label[for$=seen]") == "seen 1.60"
+    shown.append(slice_shown(finger))
+    assert [mean for _, _, mean, _ in shown] == pytest.approx([0.8, -1.28, 1.28])
+    assert len({std for *_, std in shown}) == 1, "wherever it is cut, the slice has one width"
+
+
+FIELD_OF_SCORE = '[data-widget="score-field"]'
+
+
+def at_the_probe(page: Page) -> tuple[list[float], list[float], list[float]]:
+    """The point that is tried, its score and its best guess, as the note says them."""
+    numbers = re.findall(r"\((\S+), (\S+)\)", page.inner_text(f"{FIELD_OF_SCORE} .widget-note").replace("−", "-"))
+    x, score, guess = ([float(one), float(other)] for one, other in numbers)
+    return x, score, guess
+
+
+def test_the_field_is_the_score_of_the_library(finger: Page, site: Path) -> None:
+    """At the point that is tried, and the direction of every arrow, at three times."""
+    web.open_page(finger, (site / "03-reverse-process.html").as_uri())
+    ring, schedule = data.ring_of_gaussians(), schedules.linear()
+    drawn = set()
+    for keys, t in (([], 1000), (["ArrowRight"] * 20, 600), (["ArrowRight"] * 26, 80)):
+        finger.focus(f"{FIELD_OF_SCORE} input")
+        for key in keys:
+            finger.keyboard.press(key)
+        assert finger.inner_text(f"{FIELD_OF_SCORE} label") == f"t = {t}"
+        a, b = (float(number) for number in (schedule.at(t).a, schedule.at(t).b))
+        paths = [path.get_attribute("d") or "" for path in finger.query_selector_all(f"{FIELD_OF_SCORE} .widget-arrow")]
+        ends = torch.tensor(
+            [[float(n) for n in re.findall(r"-?[\d.]+", path)[:4]] for path in paths], dtype=torch.float64
+        )
+        at, way = ends[:, :2] / 420 * 6.4 - 3.2, ends[:, 2:] - ends[:, :2]
+        at[:, 1] *= -1
+        way[:, 1] *= -1
+        at.requires_grad_()
+        (score,) = torch.autograd.grad(ring.noised(a, b).log_prob(at).sum(), at)
+        long = way.norm(dim=1) > 8  # pixels, of which a tenth is rounded away
+        cosine = torch.nn.functional.cosine_similarity(way, score)
+        assert len(paths) == 196
+        assert long.sum() > 100
+        assert float(cosine[long].min()) > 0.99
+        x, shown, guess = at_the_probe(finger)
+        tried = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+        (exact,) = torch.autograd.grad(ring.noised(a, b).log_prob(tried).sum(), tried)
+        assert shown == pytest.approx(exact[0].tolist(), abs=0.006)
+        assert guess == pytest.approx(ring.posterior_mean(tried.detach(), a, b)[0].tolist(), abs=0.006)
+        drawn.add(tuple(paths))
+    assert len(drawn) == 3
+
+
+def test_the_point_in_the_field_follows_mouse_finger_and_keys(finger: Page, site: Path) -> None:
+    web.open_page(finger, (site / "03-reverse-process.html").as_uri())
+    picture, tried = f"{FIELD_OF_SCORE} svg", [at_the_probe(finger)]
+    finger.touchscreen.tap(*inside(finger, picture, 0.75, 0.5))
+    tried.append(at_the_probe(finger))
+    assert tried[-1][0] == pytest.approx([1.6, 0], abs=0.03)
+    finger.mouse.click(*inside(finger, picture, 0.5, 0.25))
+    tried.append(at_the_probe(finger))
+    assert tried[-1][0] == pytest.approx([0, 1.6], abs=0.03)
+    finger.focus(picture)
+    finger.keyboard.press("ArrowLeft")
+    finger.keyboard.press("ArrowDown")
+    tried.append(at_the_probe(finger))
+    assert tried[-1][0] == pytest.approx([tried[-2][0][0] - 0.1, tried[-2][0][1] - 0.1], abs=0.011)
+    assert len({str(one) for one in tried}) == 4
+
+
+def test_the_particles_flow_back_to_the_blobs(finger: Page, site: Path) -> None:
+    web.open_page(finger, (site / "03-reverse-process.html").as_uri())
+    at_noise = points(finger, f"{FIELD_OF_SCORE} .widget-dot", "circle")
+    finger.tap(f"{FIELD_OF_SCORE} button")
+    finger.wait_for_function(f"document.querySelector('{FIELD_OF_SCORE} label').textContent === 't = 0'")
+    at_data = points(finger, f"{FIELD_OF_SCORE} .widget-dot", "circle")
+    x = torch.tensor(at_data, dtype=torch.float64) / 420 * 6.4 - 3.2
+    x[:, 1] *= -1
+    distance = torch.cdist(x, data.ring_of_gaussians().mean).amin(1)
+    assert len(at_data) == 60
+    assert at_data != at_noise
+    assert float((distance < 4 * 0.15).double().mean()) > 0.95

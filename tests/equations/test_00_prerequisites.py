@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from diffusion_book import data, process, schedules
+
 torch64 = {"dtype": torch.float64}
 GRID = torch.linspace(-14, 14, 56_001, **torch64)
+FEW = schedules.linear(5)  # too few steps to end in noise, so that there is something to compare
+LAST = FEW.at(5)
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_product_of_bells_on_a_grid() -> None:
         torch.testing.assert_close(product, density(mean, math.sqrt(variance)), atol=1e-9, rtol=0)
 
 
-@pytest.mark.equation("eq-prerequisites-linear")
+@pytest.mark.equation("eq-prerequisites-linear", by="data.toys.GaussianMixture.sample")
 def test_covariance_of_a_linear_map(generator: torch.Generator) -> None:
     L, mu = torch.randn(3, 3, generator=generator, **torch64), torch.randn(3, generator=generator, **torch64)
     n = 400_000
@@ -129,7 +133,7 @@ def test_slice_of_a_bivariate_gaussian(generator: torch.Generator) -> None:
         assert spread == pytest.approx(float(cov[1, 1] - k * cov[0, 1]))
 
 
-@pytest.mark.equation("eq-prerequisites-conditional-many")
+@pytest.mark.equation("eq-prerequisites-conditional-many", by="data.toys.GaussianMixture.posterior_mean")
 def test_slice_of_a_gaussian_vector(generator: torch.Generator) -> None:
     cov, mean, k = some_covariance(5, generator), torch.randn(5, generator=generator, **torch64), 2
     slope = cov[k:, :k] @ torch.linalg.inv(cov[:k, :k])
@@ -142,6 +146,11 @@ def test_slice_of_a_gaussian_vector(generator: torch.Generator) -> None:
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-9, rtol=0)
     curvature = torch.autograd.functional.hessian(log_density, y.detach())
     torch.testing.assert_close(-torch.linalg.inv(curvature), cov[k:, k:] - slope @ cov[:k, k:])
+    # The library's case: x_0 given x_t = a x_0 + b ε, for one blob.
+    one = data.GaussianMixture(torch.ones(1, **torch64), mean[None], cov[None])
+    xt, a, b = torch.randn(1, 5, generator=generator, **torch64), 0.8, 0.6
+    K = a * cov @ torch.linalg.inv(a**2 * cov + b**2 * torch.eye(5, **torch64))
+    torch.testing.assert_close(one.posterior_mean(xt, a, b), (mean + K @ (xt[0] - a * mean))[None])
 
 
 @pytest.mark.equation("eq-prerequisites-gibbs")
@@ -159,16 +168,19 @@ def test_divergence_is_not_negative(generator: torch.Generator) -> None:
     assert -float(terms.sum()) < float((half[:2] * (q[:2] / half[:2] - 1)).sum()) + 1e-12 < 0
 
 
-@pytest.mark.equation("eq-prerequisites-gaussian-kl")
+@pytest.mark.equation("eq-prerequisites-gaussian-kl", by="process.prior_kl")
 def test_gaussian_divergence_by_an_integral() -> None:
     for m1, t1, m2, t2 in [(1.0, 1.0, 0.0, 2.0), (-0.5, 0.8, 0.7, 0.5), (0.0, 1.1, 0.0, 1.0)]:
         p, q = (Normal(torch.tensor(m, **torch64), t).log_prob(GRID) for m, t in ((m1, t1), (m2, t2)))
         rho = t1**2 / t2**2
         formula = (m1 - m2) ** 2 / (2 * t2**2) + 0.5 * (rho - 1 - math.log(rho))
         assert formula == pytest.approx(integral(p.exp() * (p - q)), abs=1e-9)
+    noised = Normal(0.7 * LAST.a, LAST.b).log_prob(GRID)  # the library's case: against a standard normal
+    exact = integral(noised.exp() * (noised - Normal(torch.zeros((), **torch64), 1.0).log_prob(GRID)))
+    assert float(process.prior_kl(FEW, torch.full((1, 1), 0.7, **torch64))) == pytest.approx(exact, abs=1e-9)
 
 
-@pytest.mark.equation("eq-prerequisites-kl-same-width")
+@pytest.mark.equation("eq-prerequisites-kl-same-width", by="process.posterior_kl")
 def test_divergence_of_equal_widths_is_a_squared_error(generator: torch.Generator) -> None:
     m1, m2 = torch.randn(2, 6, generator=generator, **torch64)
     tau = 0.7

@@ -412,7 +412,7 @@ def test_tweedie(a, b):
         assert (a * mean - xt) / b**2 == pytest.approx(score, abs=1e-7)
 
 
-@pytest.mark.equation("eq-reverse-eps-score")
+@pytest.mark.equation("eq-reverse-eps-score", by="data.toys.GaussianMixture.score")
 def test_the_expected_noise_is_the_score():
     """E[ε | x_t] integrated over ε: the density of ε given x_t is ∝ N(ε) p_0((x_t − b ε)/a)."""
     for t in (1, 3):
@@ -426,7 +426,7 @@ def test_the_expected_noise_is_the_score():
             assert eps == pytest.approx(((xt - A[t] * x0_mean) / B[t]).item(), abs=1e-7)
 
 
-@pytest.mark.equation("eq-reverse-rotation")
+@pytest.mark.equation("eq-reverse-rotation", by="predictions.target")
 def test_velocity_is_the_derivative_in_the_angle():
     x0, eps, phi = torch.tensor(0.7, **f64), torch.tensor(-1.1, **f64), torch.tensor(0.6, **f64, requires_grad=True)
     (v,) = torch.autograd.grad(phi.cos() * x0 + phi.sin() * eps, phi)
@@ -437,7 +437,7 @@ def test_velocity_is_the_derivative_in_the_angle():
     torch.testing.assert_close(torch.linalg.solve(turn, torch.stack([xt, v])), torch.stack([x0, eps]))
 
 
-@pytest.mark.equation("eq-reverse-amplification")
+@pytest.mark.equation("eq-reverse-amplification", by="predictions.from_x0")
 def test_what_an_error_becomes():
     """The whole table, as derivatives of the library's conversions."""
     schedule, t = schedules.cosine(50), 37

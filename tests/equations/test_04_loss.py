@@ -233,7 +233,7 @@ def edm_sample(sigma: float, sigma_data: float, generator: torch.Generator, n: i
     return x0, eps, x0 + sigma * eps
 
 
-@pytest.mark.equation("eq-loss-c-out")
+@pytest.mark.equation("eq-loss-c-out", by="predictions.coefficients")
 def test_a_target_of_size_one_for_any_share_that_is_passed_by(generator):
     sigma, sigma_data = 1.7, 0.6
     x0, _, x = edm_sample(sigma, sigma_data, generator)
@@ -243,7 +243,7 @@ def test_a_target_of_size_one_for_any_share_that_is_passed_by(generator):
         assert target.var().item() == pytest.approx(1, abs=5 * math.sqrt(2 / len(x0)))
 
 
-@pytest.mark.equation("eq-loss-edm")
+@pytest.mark.equation("eq-loss-edm", by="predictions.coefficients")
 @pytest.mark.parametrize(("sigma", "sigma_data"), [(0.02, 0.5), (0.5, 0.5), (3.0, 1.4)])
 def test_the_three_numbers_are_what_a_search_finds(sigma, sigma_data, generator):
     """c_skip by trying all, c_out as what is left, both on drawn data; c_in from the drawn input."""

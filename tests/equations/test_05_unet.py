@@ -121,7 +121,7 @@ def test_attention_does_not_know_places(generator):
     torch.testing.assert_close(attend(P @ q, P @ k, P @ v), P @ attend(q, k, v))
 
 
-@pytest.mark.equation("eq-unet-attention-cost")
+@pytest.mark.equation("eq-unet-attention-cost", by="nn.attention.SelfAttention")
 @pytest.mark.parametrize(("C", "side"), [(32, 8), (64, 14)])
 def test_operations_of_attention_and_of_a_convolution_are_those_counted(C, side):
     x, N = torch.zeros(1, C, side, side), side**2
@@ -129,7 +129,7 @@ def test_operations_of_attention_and_of_a_convolution_are_those_counted(C, side)
     assert operations(nn.Conv2d(C, C, 3, padding=1), x) == 9 * N * C**2
 
 
-@pytest.mark.equation("eq-unet-dit-cost")
+@pytest.mark.equation("eq-unet-dit-cost", by="nn.dit.DiTBlock")
 @pytest.mark.parametrize(("D", "N"), [(64, 64), (96, 49)])
 def test_operations_and_weights_of_a_transformer_block_are_those_counted(D, N):
     block = DiTBlock(D, 4, 4)

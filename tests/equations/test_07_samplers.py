@@ -191,7 +191,7 @@ def means_of_w(h: float) -> tuple[float, float]:
     return weights[1] / weights[0], weights[2] / weights[0]
 
 
-@pytest.mark.equation("eq-samplers-means")
+@pytest.mark.equation("eq-samplers-means", by="samplers.unipc")
 @pytest.mark.parametrize("h", [0.05, 1.0, 6.0])
 def test_the_means_of_w(h):
     m_1 = 1 / (1 - math.exp(-h)) - 1 / h

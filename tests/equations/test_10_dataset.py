@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_book import predictions, process, schedules
+from diffusion_book import data, predictions, process, schedules
 
 LINEAR = schedules.linear()
 
@@ -27,11 +27,12 @@ def test_what_a_resize_keeps_of_white_noise(k):
     assert kept[1] == pytest.approx(4 / (9 * k**2), rel=1 / k**2)  # the approximation, and its order
 
 
-@pytest.mark.equation("eq-dataset-rounding")
+@pytest.mark.equation("eq-dataset-rounding", by="data.to_uint8")
 def test_rounding_is_as_much_noise_as_the_schedule_has_at_that_log_snr(generator):
     n, delta = 400_000, 2 / 255
     x = 1.98 * torch.rand(n, generator=generator, dtype=torch.float64) - 0.99
-    square = (((x + 1) * 127.5).round() / 127.5 - 1 - x).pow(2)
+    stored = data.to_uint8(x.reshape(4, 1, 200, 500))
+    square = (stored.double().flatten() / 127.5 - 1 - x).pow(2)
     standard_error = float(square.std()) / math.sqrt(n)
     assert abs(float(square.mean()) - delta**2 / 12) < 4 * standard_error
     # The schedule with a = 1 − t, b = t has that standard deviation, relative to the signal, at this t.
@@ -103,7 +104,7 @@ def test_an_odd_factor_reads_one_pixel(k):
     assert float(x.grad.pow(2).sum()) == pytest.approx(1, rel=1e-12)
 
 
-@pytest.mark.equation("eq-dataset-prior")
+@pytest.mark.equation("eq-dataset-prior", by="process.prior_kl")
 @pytest.mark.parametrize(("c", "d"), [(1.0, 0.0), (0.5, 0.5), (127.5, 127.5)])
 def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
     scaled = c * (2 * torch.rand(40, 6, generator=generator, dtype=torch.float64) - 1) + d
@@ -112,6 +113,7 @@ def test_prior_term_is_the_divergence_of_the_gaussians(c, d, generator):
     exact = torch.distributions.kl_divergence(normal(a * scaled, b), normal(0.0, torch.ones_like(b))).sum(1).mean()
     formula = a**2 * scaled.pow(2).sum(1).mean() / 2 + 6 / 2 * (b**2 - 1 - torch.log(b**2))
     assert float(formula) == pytest.approx(float(exact), rel=1e-9)
+    assert float(process.prior_kl(LINEAR, scaled).mean()) == pytest.approx(float(exact), rel=1e-6)
 
 
 @pytest.mark.equation("eq-dataset-unseen")

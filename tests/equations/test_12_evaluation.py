@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy import optimize, stats
 
+from diffusion_book.evaluation import Moments, density_coverage, frechet_distance, kid
+
 
 def randn(*shape: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -18,10 +20,8 @@ def covariance(d: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def frechet(m1, m2, S1, S2):
-    values, vectors = torch.linalg.eigh(S1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    inner = torch.linalg.eigvalsh(root @ S2 @ root).clamp(min=0)
-    return float(((m1 - m2) ** 2).sum() + S1.trace() + S2.trace() - 2 * inner.sqrt().sum())
+    """The library's, of two sets of a thousand with these moments."""
+    return frechet_distance(*(Moments(1000, m, 999 * S, "any") for m, S in ((m1, S1), (m2, S2))))
 
 
 @pytest.mark.equation("eq-evaluation-best-of")
@@ -43,7 +43,7 @@ def test_the_rule_of_three_is_the_exact_binomial_bound(n):
     assert p < -math.log(0.05) / n < 3 / n
 
 
-@pytest.mark.equation("eq-evaluation-frechet")
+@pytest.mark.equation("eq-evaluation-frechet", by="evaluation.frechet_distance")
 def test_no_joint_gaussian_does_better_and_one_does_as_well(generator):
     """The least of E|x − y|² over all cross-covariances C, by a search that knows no matrix root.
 
@@ -66,7 +66,7 @@ def test_no_joint_gaussian_does_better_and_one_does_as_well(generator):
     assert found == pytest.approx(frechet(m1, m2, S1, S2), rel=1e-6)
 
 
-@pytest.mark.equation("eq-evaluation-frechet")
+@pytest.mark.equation("eq-evaluation-frechet", by="evaluation.frechet_distance")
 def test_on_the_line_it_is_the_difference_of_means_and_of_deviations():
     one = torch.ones(1, dtype=torch.float64)
     assert frechet(3 * one, one, 4 * torch.eye(1).double(), 0.25 * torch.eye(1).double()) == pytest.approx(
@@ -89,9 +89,9 @@ def test_the_bias_of_the_distance_of_means(generator):
     assert error < 0.1 * float(12 / M)  # so that a wrong term would be seen
 
 
-@pytest.mark.equation("eq-evaluation-kid")
+@pytest.mark.equation("eq-evaluation-kid", by="evaluation.kid")
 def test_the_estimate_from_pairs_is_right_on_average():
-    """Two points each, from laws on two values: every outcome is listed, so the mean is exact."""
+    """Four points each, from laws on two values: every outcome is listed, so the mean of the library's is exact."""
     P, Q = {-1.0: 0.3, 1.0: 0.7}, {0.0: 0.5, 2.0: 0.5}
 
     def k(x, y):
@@ -102,14 +102,14 @@ def test_the_estimate_from_pairs_is_right_on_average():
 
     truth = mean(P, P) + mean(Q, Q) - 2 * mean(P, Q)
     average = 0.0
-    for x1, x2, y1, y2 in itertools.product(P, P, Q, Q):
-        xx, yy = 2 * k(x1, x2) / 2, 2 * k(y1, y2) / 2  # i ≠ j: two pairs, over N (N − 1) = 2
-        xy = sum(k(x, y) for x in (x1, x2) for y in (y1, y2)) / 4
-        average += P[x1] * P[x2] * Q[y1] * Q[y2] * (xx + yy - 2 * xy)
+    for drawn in itertools.product(*[P] * 4, *[Q] * 4):
+        chance = math.prod(P[x] for x in drawn[:4]) * math.prod(Q[y] for y in drawn[4:])
+        x, y = torch.tensor(drawn, dtype=torch.float64).reshape(2, 4, 1)
+        average += chance * kid(x, y, torch.Generator(), groups=2).value
     assert average == pytest.approx(truth, rel=1e-12)
 
 
-@pytest.mark.equation("eq-evaluation-coverage")
+@pytest.mark.equation("eq-evaluation-coverage", by="evaluation.density_coverage")
 @pytest.mark.parametrize(("N", "M", "k", "d"), [(6, 6, 2, 1), (8, 5, 3, 4), (12, 12, 5, 2)])
 def test_coverage_of_equal_distributions_whatever_the_dimension(N, M, k, d, generator):
     """20,000 draws of both clouds; the tolerance is four standard errors, and coverages of points are dependent."""
@@ -117,18 +117,20 @@ def test_coverage_of_equal_distributions_whatever_the_dimension(N, M, k, d, gene
     x, y = randn(repeats, N, d, generator=generator), randn(repeats, M, d, generator=generator)
     reach = torch.cdist(x, x).sort(dim=2).values[:, :, k]
     covered = (torch.cdist(x, y).amin(2) <= reach).double().mean(1)
+    for one in range(20):
+        assert density_coverage(y[one], x[one], k).coverage == pytest.approx(float(covered[one]))
     expected = 1 - math.comb(N - 1, k) / math.comb(N + M - 1, k)
     assert float(covered.mean()) == pytest.approx(expected, abs=4 * float(covered.std()) / repeats**0.5)
 
 
-@pytest.mark.equation("eq-evaluation-coverage")
+@pytest.mark.equation("eq-evaluation-coverage", by="evaluation.density_coverage")
 def test_coverage_approaches_one_minus_a_power_of_two():
     for k in (1, 3, 5):
         exact = 1 - math.comb(9999, k) / math.comb(19999, k)
         assert exact == pytest.approx(1 - 2.0**-k, abs=2e-4)
 
 
-@pytest.mark.equation("eq-evaluation-dequantise")
+@pytest.mark.equation("eq-evaluation-dequantise", by="evaluation.bits_by_ode")
 def test_filling_the_gaps_never_promises_too_much():
     """One pixel: the probability of its cell from the normal law's logarithmic tails, the bound by quadrature."""
     delta = 2 / 255
@@ -148,7 +150,7 @@ def test_filling_the_gaps_never_promises_too_much():
     assert math.log2(0.5) + math.log2(delta) == pytest.approx(math.log2(0.5 * delta))
 
 
-@pytest.mark.equation("eq-evaluation-bits")
+@pytest.mark.equation("eq-evaluation-bits", by="evaluation.bits_by_ode")
 def test_the_uniform_density_costs_eight_bits():
     """On the 256 cells of width 2/255 its density is 255/512 a pixel, and a uniform choice of 256 values is 8 bits."""
     D, cell = 10, 2 / 255

@@ -3,24 +3,11 @@
 (() => {
   "use strict";
 
-  const SVG = "http://www.w3.org/2000/svg";
   const WIDTH = 640, HEIGHT = 260, FLOOR = 200, TOP = 10; // the curve stands between FLOOR and TOP, the dots below
   const DURATION = 4000; // milliseconds from one end to the other
 
-  function element(tag, properties, parent) {
-    const node = Object.assign(document.createElement(tag), properties);
-    if (parent) parent.append(node);
-    return node;
-  }
-
-  function shape(tag, attributes, parent) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    parent.append(node);
-    return node;
-  }
-
   function start(host, data) {
+    const { element, shape, film } = window.widgets;
     const last = data.times.length - 1;
     const [left, right] = [data.x[0], data.x[data.x.length - 1]];
     const highest = Math.max(...data.density.flat());
@@ -56,37 +43,11 @@
       dots.forEach((dot, i) => dot.setAttribute("cx", across(data.dots[index][i]).toFixed(2)));
     }
 
-    let playing = null; // the film that runs, or none
-
-    function play(direction) {
-      const from = direction > 0 ? 0 : last;
-      if (Number(slider.value) === last - from) slider.value = from; // at this end already: begin at the other
-      let place = Number(slider.value);
-      const mine = (playing = {});
-      let before = performance.now();
-      requestAnimationFrame(function frame(now) {
-        if (playing !== mine) return;
-        place += (direction * last * Math.max(0, now - before)) / DURATION;
-        before = now;
-        slider.value = Math.round(Math.min(last, Math.max(0, place)));
-        draw();
-        if (direction > 0 ? place < last : place > 0) requestAnimationFrame(frame);
-        else playing = null;
-      });
-    }
-
-    slider.addEventListener("input", () => {
-      playing = null; // a hand on the slider stops the film
-      draw();
-    });
-    forwards.addEventListener("click", () => (playing ? (playing = null) : play(1)));
-    back.addEventListener("click", () => (playing ? (playing = null) : play(-1)));
+    const move = film(slider, DURATION, draw);
+    forwards.addEventListener("click", () => move.toggle(1));
+    back.addEventListener("click", () => move.toggle(-1));
     draw();
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    const host = document.querySelector('[data-widget="forward-flow"]');
-    const source = document.getElementById("forward-flow-data");
-    if (host && source) start(host, JSON.parse(source.textContent));
-  });
+  document.addEventListener("DOMContentLoaded", () => window.widgets.fill("forward-flow", start));
 })();

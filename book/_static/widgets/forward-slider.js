@@ -30,12 +30,6 @@
   const threeDigits = (x) => (x >= 0.1 ? x.toFixed(4) : x >= 0.001 ? x.toFixed(5) : minus(x.toExponential(2)));
   const logSnr = (alphaBar) => Math.log(alphaBar / (1 - alphaBar));
 
-  function element(tag, properties, parent) {
-    const node = Object.assign(document.createElement(tag), properties);
-    if (parent) parent.append(node);
-    return node;
-  }
-
   // x_t = a x_0 + b eps, from [-1, 1] to grey levels, clipped as an image has to be.
   function paint(canvas, x0, eps, alphaBar) {
     const a = Math.sqrt(alphaBar);
@@ -50,6 +44,7 @@
   }
 
   function start(host, data) {
+    const { element } = window.widgets;
     const x0 = data.pixels.map((byte) => byte / 127.5 - 1);
     let seed = 2;
     let eps = normals(x0.length, seed);
@@ -97,9 +92,5 @@
     draw();
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    const host = document.querySelector('[data-widget="forward-slider"]');
-    const source = document.getElementById("forward-slider-data");
-    if (host && source) start(host, JSON.parse(source.textContent));
-  });
+  document.addEventListener("DOMContentLoaded", () => window.widgets.fill("forward-slider", start));
 })();

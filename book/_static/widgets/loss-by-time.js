@@ -3,26 +3,13 @@
 (() => {
   "use strict";
 
-  const SVG = "http://www.w3.org/2000/svg";
   const WIDTH = 640, HEIGHT = 452, LEFT = 46, RIGHT = 630;
   const LOSS = { top: 24, bottom: 214, most: 1.2 }; // the panel above, from 0
   const REGRET = { top: 264, bottom: 414, powers: [-5, 0] }; // the panel below, in powers of ten
   const LEAST = 10 ** REGRET.powers[0];
 
-  function element(tag, properties, parent) {
-    const node = Object.assign(document.createElement(tag), properties);
-    if (parent) parent.append(node);
-    return node;
-  }
-
-  function shape(tag, attributes, parent) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    parent.append(node);
-    return node;
-  }
-
   function start(host, data) {
+    const { element, shape } = window.widgets;
     const last = data.times.length - 1;
     const across = (t) => LEFT + ((RIGHT - LEFT) * Math.log(t)) / Math.log(data.times[last]);
     const up = (loss) => LOSS.bottom - (loss / LOSS.most) * (LOSS.bottom - LOSS.top);
@@ -92,9 +79,5 @@
     draw();
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    const host = document.querySelector('[data-widget="loss-by-time"]');
-    const source = document.getElementById("loss-by-time-data");
-    if (host && source) start(host, JSON.parse(source.textContent));
-  });
+  document.addEventListener("DOMContentLoaded", () => window.widgets.fill("loss-by-time", start));
 })();

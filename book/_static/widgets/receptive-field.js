@@ -4,12 +4,6 @@
 (() => {
   "use strict";
 
-  function element(tag, properties, parent) {
-    const node = Object.assign(document.createElement(tag), properties);
-    if (parent) parent.append(node);
-    return node;
-  }
-
   // The field of a square kernel is the product of a row's profile and a column's, here from black to white by its
   // logarithm over four decades; a frame stands around all that is not zero.
   function paint(canvas, profile) {
@@ -31,6 +25,7 @@
   }
 
   function start(host, data) {
+    const { element } = window.widgets;
     const controls = ["depth", "kernel", "halvings"].map((what) => {
       const values = data[what === "depth" ? "depths" : what === "kernel" ? "kernels" : "halvings"];
       const line = element("div", { className: "widget-controls" }, host);
@@ -74,9 +69,5 @@
     draw();
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    const host = document.querySelector('[data-widget="receptive-field"]');
-    const source = document.getElementById("receptive-field-data");
-    if (host && source) start(host, JSON.parse(source.textContent));
-  });
+  document.addEventListener("DOMContentLoaded", () => window.widgets.fill("receptive-field", start));
 })();

@@ -4,26 +4,12 @@
 (() => {
   "use strict";
 
-  const SVG = "http://www.w3.org/2000/svg";
   const SIDE = 320, REACH = 3.2; // the square shows -REACH … REACH
   const WIDTH = 320, HEIGHT = 200, LEFT = 34, BOTTOM = 170; // the chart of errors
   const DURATION = 2500; // milliseconds from noise to data
 
-  function element(tag, properties, parent) {
-    const node = Object.assign(document.createElement(tag), properties);
-    if (parent) parent.append(node);
-    return node;
-  }
-
-  function shape(tag, attributes, parent, text) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    if (text !== undefined) node.textContent = text;
-    parent.append(node);
-    return node;
-  }
-
   function start(host, data) {
+    const { element, shape, film } = window.widgets;
     const chosen = { sampler: Object.keys(data.walks)[1], evaluations: data.evaluations[0] };
     const frames = () => data.walks[chosen.sampler][chosen.evaluations];
 
@@ -98,46 +84,21 @@
       chart.setAttribute("aria-label", `Error against evaluations. ${note.textContent}`);
     }
 
-    let playing = null; // the film that runs, or none
-
     function choose(name, value) {
       const share = Number(slider.value) / Number(slider.max);
-      playing = null;
+      walking.stop();
       chosen[name] = value;
       slider.max = frames().length - 1;
       slider.value = Math.round(share * Number(slider.max));
       draw();
     }
 
-    function play() {
-      const last = Number(slider.max);
-      if (Number(slider.value) === last) slider.value = 0;
-      let at = Number(slider.value), before = performance.now();
-      const mine = (playing = {});
-      requestAnimationFrame(function frame(now) {
-        if (playing !== mine) return;
-        at += (last * Math.max(0, now - before)) / DURATION;
-        before = now;
-        slider.value = Math.min(last, Math.floor(at));
-        draw();
-        if (at < last) requestAnimationFrame(frame);
-        else playing = null;
-      });
-    }
-
     slider.max = frames().length - 1;
     slider.value = slider.max; // begin with the result
-    slider.addEventListener("input", () => {
-      playing = null; // a hand on the slider stops the film
-      draw();
-    });
-    run.addEventListener("click", () => (playing ? (playing = null) : play()));
+    const walking = film(slider, DURATION, draw);
+    run.addEventListener("click", () => walking.toggle());
     draw();
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    const host = document.querySelector('[data-widget="samplers-flow"]');
-    const source = document.getElementById("samplers-flow-data");
-    if (host && source) start(host, JSON.parse(source.textContent));
-  });
+  document.addEventListener("DOMContentLoaded", () => window.widgets.fill("samplers-flow", start));
 })();
