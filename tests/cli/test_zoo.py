@@ -42,12 +42,29 @@ features = 16
 """
 
 
+AUTOENCODER = """
+data = "mnist-5k"
+steps = 2
+batch_size = 8
+precision = "fp32"
+held_out = "mnist-5k"
+preview_every = 0
+[network]
+kind = "autoencoder"
+channels = 8
+channel_mults = [1, 2]
+patch = 2
+groups = 4
+"""
+
+
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
     folder = tmp_path / "recipes"
     folder.mkdir()
     (folder / "tiny.toml").write_text(DENOISER)
     (folder / "namer.toml").write_text(CLASSIFIER)
+    (folder / "coder.toml").write_text(AUTOENCODER)
     monkeypatch.setattr(zoo, "RECIPES", folder)
 
 
@@ -119,6 +136,19 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])
+def test_an_autoencoder_is_measured_and_knows_its_scale(run, recipes):
+    run("zoo", "train", "coder", "--export", "weights")
+    found = models.load_autoencoder("weights/coder.safetensors")
+    z = found.codec.encode(data.load("mnist-5k").x[:1024])
+    assert abs(float(z.mean())) < 0.01
+    assert abs(float(z.std()) - 1) < 0.01
+    metrics = found.card.metrics
+    x = data.load("mnist-5k", "test").x
+    off = (found.network(x)[0].clamp(-1, 1) - x).abs().mean()
+    assert metrics["mean absolute error"] == pytest.approx(float(off), rel=1e-4)
+    assert (metrics["N"], metrics["split"], metrics["training runs"]) == (500, "mnist-5k/test", 1)
+
+
 def test_a_place_for_weights_that_cannot_be_written_is_told_before_training(words, run, recipes, tmp_path, monkeypatch):
     """The package may lie in a folder of the administrator's."""
     monkeypatch.setattr(zoo, "WEIGHTS", Path("/proc/weights"))
@@ -130,7 +160,7 @@ def test_a_place_for_weights_that_cannot_be_written_is_told_before_training(word
 
 def test_a_recipe_that_is_not_there_lists_those_that_are(run, recipes):
     result = run("zoo", "train", "tinny", fails=True)
-    assert "error: unknown recipe 'tinny' (did you mean 'tiny'?); choose one of namer, tiny" in result.stderr
+    assert "error: unknown recipe 'tinny' (did you mean 'tiny'?); choose one of coder, namer, tiny" in result.stderr
 
 
 def test_a_run_that_is_there_is_not_overwritten(run, recipes):

@@ -144,7 +144,7 @@ def autoencoder_metrics(network: Autoencoder, pictures: data.Examples) -> dict[s
     found: dict[str, Any] = {
         "mean absolute error": float(off.mean()),
         "standard error": float(off.std() / math.sqrt(N)),
-        "PSNR": 10 * math.log10(4 / float((x_hat - x).square().mean())),
+        "PSNR": 10 * math.log10(4 / max(float((x_hat - x).square().mean()), 1e-12)),
     }
     if isinstance(pictures, data.Scenes):
         said = pictures.captions(index)

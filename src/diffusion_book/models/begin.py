@@ -85,10 +85,11 @@ def _objective(config: RunConfig) -> Callable[[nn.Module], Objective] | None:
 def like(name: str) -> dict[str, Any]:
     """The network, the objective and the size of pictures of a trained model, as a configuration says them.
 
-    Channels and classes are left to the data.
+    Channels and classes are left to the data, and so are the scale and the shift of an autoencoder's latents.
     """
     found = load_any(name)
-    network = {key: value for key, value in describe(found.network).items() if key not in ("image_channels", "classes")}
+    of_data = ("image_channels", "classes", "scale", "shift")
+    network = {key: value for key, value in describe(found.network).items() if key not in of_data}
     known: dict[str, Any] = {"network": network}
     if found.card.recipe is not None:
         known["objective"] = found.card.recipe.objective

@@ -62,6 +62,9 @@ class Pixels:
         return shape
 
 
+PIXELS = Pixels()
+
+
 @dataclass(frozen=True)
 class Autoencoded:
     """Latents are denoised: the mean that an autoencoder finds, (z − shift) · scale.

@@ -21,8 +21,8 @@ from diffusion_book import zoo
 from diffusion_book._files import expanded, write_whole
 from diffusion_book.models import runs
 from diffusion_book.models.card import Card, versions
-from diffusion_book.models.codec import Autoencoded, Codec, measure
-from diffusion_book.models.model import PIXELS, Model
+from diffusion_book.models.codec import PIXELS, Autoencoded, Codec, measure
+from diffusion_book.models.model import Model
 from diffusion_book.nn import Autoencoder, Classifier, build, describe
 from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction

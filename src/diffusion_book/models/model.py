@@ -12,14 +12,12 @@ from diffusion_book.data.icons import CLASSES
 from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import autoguidance, classifier_free_batched, interval, threshold
 from diffusion_book.models.card import Card
-from diffusion_book.models.codec import Codec, Pixels
+from diffusion_book.models.codec import PIXELS, Codec
 from diffusion_book.models.conditioner import Captions, Conditioner, Labels
 from diffusion_book.nn import TextUNetConfig
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
 from diffusion_book.training import RunConfig
-
-PIXELS = Pixels()
 
 
 @dataclass(frozen=True)
