@@ -50,12 +50,13 @@ class Known(nn.Module):
 
 
 def test_the_loss_is_that_of_the_sums_divided_by_the_numbers_of_a_picture(generator):
-    """Rombach et al. sum the absolute error over pixels, and 10⁻⁶ times the KL over latents."""
+    """Rombach et al. sum the absolute error over pixels, and the KL over latents; here with a weight that is seen."""
     x0, x0_hat = (torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2))
     latent = LatentGaussian(*(torch.randn(2, 4, 2, 2, generator=generator) for _ in range(2)))
-    found = Autoencoding(TINY.latent_shape).loss(Known(x0_hat, latent), {"x0": x0, "eps": torch.zeros(2, 4, 2, 2)})
+    objective = Autoencoding(TINY.latent_shape, kl_weight=0.5)
+    found = objective.loss(Known(x0_hat, latent), {"x0": x0, "eps": torch.zeros(2, 4, 2, 2)})
     normal = Normal(latent.mean, (0.5 * latent.log_var).exp())
-    sums = (x0 - x0_hat).abs().sum((1, 2, 3)) + 1e-6 * kl_divergence(normal, Normal(0.0, 1.0)).sum((1, 2, 3))
+    sums = (x0 - x0_hat).abs().sum((1, 2, 3)) + 0.5 * kl_divergence(normal, Normal(0.0, 1.0)).sum((1, 2, 3))
     torch.testing.assert_close(found, sums / (3 * 8 * 8))
 
 
