@@ -1,9 +1,9 @@
 """Interactive figures without a kernel: the directive `{widget} NAME` is a place that a script of the site fills.
 
 The script is book/_static/widgets/NAME.js, which Jupyter Book puts on every page; what the scripts share stands in
-book/_static/widgets.js. Its data are what a cell of the page
-handed to `diffusion_book.page.widget_data(NAME, …)`, so what moves in the browser is what the build computed. Without
-JavaScript the place is empty, and an exported notebook leaves it out: a static figure stands beside every widget.
+book/_static/widgets.js. Its data are what a cell of the page handed to `diffusion_book.page.widget_data(NAME, …)`, so
+what moves in the browser is what the build computed. Without JavaScript the place is empty, and an exported notebook
+leaves it out: a static figure stands beside every widget.
 """
 
 from pathlib import Path

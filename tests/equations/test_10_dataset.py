@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_book import data, predictions, process, schedules
+from diffusion_book import predictions, process, schedules
+from diffusion_book.data.images import to_uint8
 
 LINEAR = schedules.linear()
 
@@ -27,11 +28,11 @@ def test_what_a_resize_keeps_of_white_noise(k):
     assert kept[1] == pytest.approx(4 / (9 * k**2), rel=1 / k**2)  # the approximation, and its order
 
 
-@pytest.mark.equation("eq-dataset-rounding", by="data.to_uint8")
+@pytest.mark.equation("eq-dataset-rounding", by="data.images.to_uint8")
 def test_rounding_is_as_much_noise_as_the_schedule_has_at_that_log_snr(generator):
     n, delta = 400_000, 2 / 255
     x = 1.98 * torch.rand(n, generator=generator, dtype=torch.float64) - 0.99
-    stored = data.to_uint8(x.reshape(4, 1, 200, 500))
+    stored = to_uint8(x.reshape(4, 1, 200, 500))
     square = (stored.double().flatten() / 127.5 - 1 - x).pow(2)
     standard_error = float(square.std()) / math.sqrt(n)
     assert abs(float(square.mean()) - delta**2 / 12) < 4 * standard_error
