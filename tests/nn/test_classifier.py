@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_book.nn import Classifier, ClassifierConfig
+from diffusion_book.nn import Classifier, ClassifierConfig, describe
 
 
 @pytest.fixture
@@ -58,3 +58,51 @@ def test_bad_input_is_told():
 def test_a_size_that_is_none_is_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a whole number of at least 1, got {value}$"):
         ClassifierConfig(**{name: value})
+
+
+# With a time
+
+
+@pytest.fixture
+def timed() -> Classifier:
+    torch.manual_seed(0)
+    network = Classifier(ClassifierConfig(channels=4, features=12, classes=7, timed=True)).eval()
+    for parameter in network.parameters():  # fresh weights hear next to nothing of anything
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def test_the_time_is_heard_and_each_example_has_its_own(timed):
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([1.0, 500.0, 1000.0])
+    found = timed(x, t)
+    assert found.shape == (3, 7)
+    for k in range(3):
+        torch.testing.assert_close(found[k : k + 1], timed(x[k : k + 1], t[k : k + 1]))
+    assert not torch.allclose(timed(x[:1], t[:1]), timed(x[:1], t[2:]), atol=1e-3)
+
+
+def test_without_a_time_pictures_are_taken_to_be_clean(timed):
+    x = torch.rand(3, 1, 28, 28) * 2 - 1
+    assert torch.equal(timed(x), timed(x, torch.zeros(3)))
+
+
+def test_log_p_can_be_differentiated_by_the_noisy_picture(timed):
+    """What guides: the gradient against the difference of two logits, in float64."""
+    timed = timed.double()
+    x = torch.randn(1, 1, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    t = torch.tensor([300.0], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(timed(x, t).log_softmax(1)[0, 2], x)
+    step = 1e-6 * torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    up, down = (timed(x + sign * step, t).log_softmax(1)[0, 2] for sign in (1, -1))
+    torch.testing.assert_close((up - down).detach() / 2, (gradient * step).sum(), rtol=1e-4, atol=1e-12)
+
+
+def test_a_time_for_a_classifier_that_is_told_none_is_refused(network):
+    with pytest.raises(ValueError, match="is told no time; leave t out, or timed on"):
+        network(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+
+
+def test_a_classifier_without_a_time_is_described_as_before(network, timed):
+    assert "timed" not in describe(network)
+    assert describe(timed)["timed"] is True

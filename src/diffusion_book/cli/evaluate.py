@@ -81,7 +81,8 @@ def evaluate(
 ) -> None:
     """Measure a model: distances, precision and recall, copies of training pictures, and the same for real pictures.
 
-    A classifier is measured by its accuracy on held-out pictures; what is said of samples is not for it.
+    A classifier is measured by its accuracy on held-out pictures, a clip by how often it finds the caption; what is
+    said of samples is not for them.
     """
     out = out or report_of(model)
     if out.suffix != ".json":
@@ -90,6 +91,7 @@ def evaluate(
     from diffusion_book import models
     from diffusion_book.data import pictures
     from diffusion_book.evaluation import of_model, summary, weights_sha256
+    from diffusion_book.evaluation.retrieval import retrieval
 
     where = options.pick_device(device)
     found = models.load_any(model, where)
@@ -104,6 +106,9 @@ def evaluate(
     if isinstance(found, models.TrainedClassifier):
         _check_used(context, OF_CLASSIFIERS, "a classifier draws nothing and is measured by its accuracy")
         numbers = of_model.measure_classifier(found, model, of_model.real_images(found.card, held_out)[1])
+    elif isinstance(found, models.TrainedClip):
+        _check_used(context, OF_CLASSIFIERS, "a clip draws nothing and is measured by what it finds")
+        numbers = retrieval(found)
     else:
         if count is not None and (0 < count < 50 or not (count or any(bits))):
             raise ValueError(f"--count must be 50 or more, or 0 beside --bits, got {count}")

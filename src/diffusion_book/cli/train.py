@@ -1,6 +1,7 @@
 """`diffusion-book train`: a run from a configuration, from options, or from both."""
 
 import contextlib
+import shlex
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,13 @@ def train(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out a folder's files that cannot be read.")
     ] = False,
-    labels: Annotated[str | None, typer.Option(help="folders: the subfolders are classes.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="folders: the subfolders are classes. captions: cat.txt beside cat.png, or metadata.csv "
+            "(file_name,text), says what is to be seen."
+        ),
+    ] = None,
     held_out: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +70,8 @@ def train(
 
     \b
     Your own, of any sizes:     `diffusion-book train --data folder:my/pictures`
-    Pictures with captions:     `diffusion-book train --data scenes --steps 40000`
+    With captions of yours:     `diffusion-book train --data folder:my/pictures --labels captions`
+    Captioned by us:            `diffusion-book train --data scenes --steps 40000`
     A run that was stopped:     the same command with --resume
     One that is to go on:       `… --out runs/pictures --resume --steps 20000`
     From other weights:         `… --start-from icons-unet`
@@ -96,7 +104,7 @@ def train(
         _put(options, *_parse(text))
 
     from diffusion_book.training import RunConfig
-    from diffusion_book.training.config import build_data, grouped
+    from diffusion_book.training.config import READERS, build_data, grouped, words_of
 
     values: dict[str, Any] = {} if config is None else RunConfig.from_file(config).to_dict()
     folder = expanded(out) if out else Path("runs") / _name(config, options.get("data", "mnist-5k"))
@@ -105,7 +113,7 @@ def train(
     elif config is None and resume and "data" not in options:
         raise ValueError(f"there is no run in {folder} to go on with; give its folder by --out, or leave --resume out")
     elif config is None:
-        values = _where_nobody_says(str(options.get("data")), options.get("start_from"))
+        values = _where_nobody_says(str(options.get("data")), options.get("labels"), options.get("start_from"))
     for name, value in grouped(options).items():
         part = name in TABLES and isinstance(value, dict) and "kind" not in value
         values[name] = {**values.get(name, TABLES[name]), **value} if part else value
@@ -115,19 +123,24 @@ def train(
         "size": _side(wanted, images),
         "class_names": list(getattr(images, "class_names", ()) if wanted.labels else ()),
     }
+    if wanted.network["kind"] in READERS:
+        found["network"] = {**words_of(wanted, images), **wanted.network}
     wanted = RunConfig.from_dict({**wanted.to_dict(), **found})
     start(wanted, folder, resume, images)
 
 
-def _where_nobody_says(data: str, start_from: str | None) -> dict[str, Any]:
+def _where_nobody_says(data: str, labels: str | None, start_from: str | None) -> dict[str, Any]:
     """Values for a folder of pictures or for captions, and those of the model that a run starts from."""
     values = dict(FOLDER) if data.startswith("folder:") else {}
-    if data == "scenes":
+    if data == "scenes" or labels == "captions":
         from diffusion_book import zoo
         from diffusion_book.training import RunConfig
 
         recipe = RunConfig.from_file(zoo.recipe("scenes-unet")).to_dict()
-        values = {name: recipe[name] for name in ("network", "objective", *OF_SCENES)}
+        if labels == "captions":  # its words are others
+            for name in ("vocabulary", "length"):
+                del recipe["network"][name]
+        values |= {name: recipe[name] for name in ("network", "objective", *OF_SCENES)}
     if start_from is None:
         return values
     from diffusion_book import models
@@ -164,7 +177,7 @@ def start(config: "RunConfig", folder: Path, resume: bool, images: "Examples | N
     if trainer.preview and first:
         with trainer.writing():
             trainer.preview(averaged, folder / "samples.png")
-        more = f"; more of them: {_more(config, folder, averaged)}" if config.denoises else ""
+        more = f"; more of them: {_more(config, folder, averaged, trainer.data)}" if config.denoises else ""
         typer.echo(f"pictures: {folder / 'samples.png'}{more}")
     return trainer
 
@@ -182,12 +195,16 @@ def _draw_curve(folder: Path) -> None:
     matplotlib.pyplot.close(figure)
 
 
-def _more(config: "RunConfig", folder: Path, network: Any) -> str:
+def _more(config: "RunConfig", folder: Path, network: Any, images: "Examples") -> str:
     """The command that draws more of such pictures."""
     classes = network.config.classes if config.denoising.condition_dropout == 0 else 0  # else it can draw without
     wanted = f" --class {','.join(map(str, range(min(classes, 10))))}" if classes else ""
     if config.network["kind"] == "text-unet":
-        wanted = " --prompt 'a small red cat left of a big blue key, on white' --guidance 3"
+        from diffusion_book.models.preview import captions_to_draw
+
+        said = "a small red cat left of a big blue key, on white"
+        said = captions_to_draw(images)[0] if config.labels == "captions" else said
+        wanted = f" --prompt {shlex.quote(said)} --guidance 3"
     return f"diffusion-book sample --model {folder}{wanted}"
 
 

@@ -107,6 +107,8 @@ def duration(seconds: float) -> str:
 
 WITHOUT_DRAWING = {
     "classification": "to name the class",
+    "noisy-classification": "to name the class of a picture with noise",
+    "contrastive": "to find the caption of a picture, and the picture of a caption",
     "autoencoding": "to find pictures again from few numbers",
 }
 

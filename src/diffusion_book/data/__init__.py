@@ -15,6 +15,7 @@ from diffusion_book.data.toys import (
     ring_of_gaussians,
     two_moons,
 )
+from diffusion_book.data.vocabulary import Vocabulary
 
 __all__ = [
     "DATASETS",
@@ -27,6 +28,7 @@ __all__ = [
     "Scenes",
     "SetCard",
     "Source",
+    "Vocabulary",
     "check",
     "checkerboard",
     "clean",

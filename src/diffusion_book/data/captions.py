@@ -11,15 +11,14 @@ Size, tint and ground may be left unsaid: "a cat" is a caption of every picture 
 words that they are listed beside.
 """
 
-import difflib
 import functools
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from diffusion_book.data.vocabulary import Vocabulary
 
 OBJECTS = (
     *("anchor", "ball", "boat", "car", "cat", "chair", "crab", "crown", "dinosaur", "duck", "flower", "guitar"),
@@ -68,6 +67,8 @@ def _words() -> tuple[str, ...]:
 WORDS = ("", *_words())
 """All words of the grammar. Their numbers are what a network is told; number 0 is no word."""
 NUMBERS = {word: number for number, word in enumerate(WORDS)}
+SCENES = Vocabulary(WORDS, LONGEST, "data.captions.WORDS")
+"""Of the pictures of `scenes`."""
 
 
 @dataclass(frozen=True)
@@ -165,37 +166,10 @@ def _sentence() -> re.Pattern[str]:
 
 
 def encode(captions: Sequence[str], nearest: bool = False) -> Tensor:
-    """Captions as numbers of words, [K, LONGEST] int64, filled up with zeros. An empty caption says nothing.
-
-    Args:
-        nearest: take an unknown word for the known one that is written most alike.
-
-    Raises:
-        ValueError: there are too many words; or one is none of `WORDS`, and `nearest` is not said or none is near.
-
-    Warns:
-        UserWarning: a word is taken for another.
-    """
-    rows = []
-    for caption in captions:
-        words = re.sub(r"[,.]", " ", caption.lower()).split()
-        if len(words) > LONGEST:
-            raise ValueError(f"a caption has at most {LONGEST} words, got {len(words)}: {caption!r}")
-        rows.append([_number(word, nearest) for word in words] + [0] * (LONGEST - len(words)))
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, LONGEST)
-
-
-def _number(word: str, nearest: bool) -> int:
-    if word in NUMBERS:
-        return NUMBERS[word]
-    near = difflib.get_close_matches(word, WORDS, n=1)
-    if near and nearest:
-        warnings.warn(f"unknown word {word!r} is taken for {near[0]!r}", stacklevel=4)
-        return NUMBERS[near[0]]
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {len(WORDS) - 1} words, data.captions.WORDS"
-    raise ValueError(f"unknown word {word!r}; {hint}")
+    """Captions as numbers of words, [K, LONGEST] int64; see `Vocabulary.encode`."""
+    return SCENES.encode(captions, nearest)
 
 
 def decode(tokens: Tensor) -> list[str]:
     """The words of numbers [K, L], without commas."""
-    return [" ".join(WORDS[number] for number in row if number) for row in tokens.tolist()]
+    return SCENES.decode(tokens)

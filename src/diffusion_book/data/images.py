@@ -20,8 +20,10 @@ from diffusion_book._memory import room_for
 from diffusion_book._names import unknown
 from diffusion_book.conditions import Conditions, checked, take
 from diffusion_book.data import icons
+from diffusion_book.data.captioned import captions_of
 from diffusion_book.data.examples import Examples
 from diffusion_book.data.folder import classes_of, read_folder
+from diffusion_book.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from diffusion_book.data.scenes import Scenes
@@ -40,12 +42,14 @@ class Images(Examples):
             nothing, {"y": labels} for class labels [N], int64 from 0 on.
         name: where they came from.
         class_names: what the classes are called, label by label; () where nobody named them.
+        vocabulary: of their captions, whose words "tokens" numbers among the conditions; None where there are none.
     """
 
     x: Tensor
     conditions: Conditions
     name: str
     class_names: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         check_images(self.x)
@@ -80,7 +84,7 @@ def load(
     split: str = "train",
     size: int | None = None,
     skip_broken: bool = False,
-    labels: Literal["folders"] | None = None,
+    labels: Literal["folders", "captions"] | None = None,
 ) -> Images: ...
 
 
@@ -89,7 +93,7 @@ def load(
     split: str = "train",
     size: int | None = None,
     skip_broken: bool = False,
-    labels: Literal["folders"] | None = None,
+    labels: Literal["folders", "captions"] | None = None,
 ) -> "Images | Scenes":
     """Load a data set by name. `describe` says what each is and where it comes from.
 
@@ -107,7 +111,9 @@ def load(
         skip_broken: leave out a folder's files that cannot be read, with a warning that names each; by default the
             first of them is an error.
         labels: "folders" takes the subfolder in which an image of a folder lies as its class, the classes in the order
-            of their names; by default a folder's images have none. The named sets bring their own.
+            of their names; "captions" takes the words of a text beside each image, cat.txt for cat.png, or of the line
+            that metadata.csv has for it (file_name,text), numbered by all words that there are. By default a folder's
+            images have none. The named sets bring their own.
 
     Raises:
         ValueError: unknown name or split, an empty or missing folder, a file that is no image, a link that leads
@@ -120,11 +126,15 @@ def load(
     if name.startswith("folder:"):
         if split != "train":
             raise ValueError("a folder has only a 'train' split; put test images in a folder of their own")
-        if labels not in (None, "folders"):
-            raise ValueError(f"labels must be None or 'folders', got {labels!r}")
+        if labels not in (None, "folders", "captions"):
+            raise ValueError(f"labels must be None, 'folders' or 'captions', got {labels!r}")
         path = expanded(name.removeprefix("folder:"))
         with room_for(f"the pictures of {path}", "take a smaller size, or fewer of them"), torch.device("cpu"):
             pixels, files = read_folder(path, size, skip_broken)
+            if labels == "captions":
+                said = captions_of(files, path)
+                words = Vocabulary.of(said)
+                return Images(from_uint8(pixels), {"tokens": words.encode(said)}, f"folder:{path}", vocabulary=words)
             conditions, names = ({}, ()) if labels is None else classes_of(files, path)
             return Images(from_uint8(pixels), conditions, f"folder:{path}", names)
     if size is not None and name != "scenes":

@@ -21,6 +21,7 @@ from diffusion_book._checks import at_least
 from diffusion_book._files import write_whole
 from diffusion_book.conditions import Conditions, take
 from diffusion_book.data.examples import Examples
+from diffusion_book.data.vocabulary import Vocabulary
 
 TOGETHER = 64
 """Pictures that are encoded at once."""
@@ -35,7 +36,7 @@ class Latents(Examples):
         conditions: of the examples, [N, …] each.
         identity: SHA-256 of what they were made of.
         name: where they came from.
-        class_names: what classes are called, label by label.
+        class_names: what classes are called, label by label. vocabulary: of captions in words of one's own.
     """
 
     x0: Tensor
@@ -43,6 +44,7 @@ class Latents(Examples):
     identity: str
     name: str
     class_names: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -88,7 +90,8 @@ def encoded(
             write_whole(file, safetensors.torch.save({name: values.contiguous() for name, values in kept.items()}))
     name, class_names = getattr(examples, "name", "examples"), getattr(examples, "class_names", ())
     conditions = {key.removeprefix("told."): values for key, values in kept.items() if key != "x0"}
-    return Latents(kept["x0"], conditions, identity, f"latents of {name}", tuple(class_names))
+    vocabulary = getattr(examples, "vocabulary", None)
+    return Latents(kept["x0"], conditions, identity, f"latents of {name}", tuple(class_names), vocabulary)
 
 
 def _encode(examples: Examples, encode: Callable[[Tensor], Tensor], count: int) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ same weight then means the same objective. EDM's loss is `simple_loss` with the 
 """
 
 from diffusion_book.losses.bound import VLB, hybrid_loss, reconstruction, vlb, vlb_at
+from diffusion_book.losses.contrastive import contrastive_loss
 from diffusion_book.losses.denoising import LEAST_LOG_SNR, Weighting, edm, min_snr, p2, simple_loss, vdm, weight_of
 from diffusion_book.losses.encoders import (
     adaptive_weight,
@@ -23,6 +24,7 @@ __all__ = [
     "Weighting",
     "adaptive_weight",
     "by_time",
+    "contrastive_loss",
     "critic_loss",
     "draw_logit_normal_times",
     "draw_sigma_times",

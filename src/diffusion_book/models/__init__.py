@@ -11,6 +11,7 @@ A model is a network with all that must be known to draw with it; a network that
 
 from diffusion_book.models.begin import like, trainer_of
 from diffusion_book.models.card import Card
+from diffusion_book.models.clip import TrainedClip
 from diffusion_book.models.codec import Autoencoded, Codec, Pixels
 from diffusion_book.models.conditioner import Conditioner, Labels
 from diffusion_book.models.draw import batches, draw
@@ -22,6 +23,7 @@ from diffusion_book.models.files import (
     load_any,
     load_autoencoder,
     load_classifier,
+    load_clip,
     save,
     weights_with_card,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "Pixels",
     "TrainedAutoencoder",
     "TrainedClassifier",
+    "TrainedClip",
     "batches",
     "draw",
     "export",
@@ -47,6 +50,7 @@ __all__ = [
     "load_any",
     "load_autoencoder",
     "load_classifier",
+    "load_clip",
     "preview_of",
     "save",
     "trainer_of",

@@ -14,7 +14,7 @@ from torch import nn
 from diffusion_book._files import cache_folder
 from diffusion_book.data import Examples, encoded
 from diffusion_book.models.codec import Autoencoded
-from diffusion_book.models.files import Trained, TrainedClassifier, codec_of, load_any, load_classifier
+from diffusion_book.models.files import Trained, codec_of, load_any, load_classifier
 from diffusion_book.models.model import Model
 from diffusion_book.models.preview import preview_of
 from diffusion_book.nn import describe
@@ -104,7 +104,7 @@ def _check_objective(config: RunConfig, found: Trained) -> None:
     """A network that has learnt to predict one thing, on one schedule, does not know another."""
     name = config.start_from
     if isinstance(found, Model) != config.denoises:
-        does = {Model: "draws", TrainedClassifier: "names classes"}.get(type(found), "makes latents")
+        does = "draws" if isinstance(found, Model) else f"is a {describe(found.network)['kind']}"
         raise ValueError(f"{name} {does}, and this run trains for {config.objective['kind']}; start from another model")
     if not isinstance(found, Model):
         return

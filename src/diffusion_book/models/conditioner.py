@@ -10,7 +10,8 @@ from torch import Tensor
 
 from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions
-from diffusion_book.data import captions
+from diffusion_book.data import Vocabulary, captions
+from diffusion_book.nn import ClipConfig, TextUNetConfig
 
 ALWAYS_TOLD = "(it was trained with one for every picture, condition_dropout = 0, and never learned to draw without)"
 
@@ -98,29 +99,36 @@ class Labels:
         return self.names.index(name)
 
 
+def vocabulary_of(config: TextUNetConfig | ClipConfig) -> Vocabulary:
+    """The words that a network knows: those that it was made with, or those of `scenes`."""
+    return Vocabulary(config.words, config.length) if config.words else captions.SCENES
+
+
 @dataclass(frozen=True)
 class Captions:
-    """Captions in the words of `data.captions`.
+    """Captions in words that the network knows.
 
     Attributes:
         dropped: whether captions were dropped in training, so that the network can also be told nothing.
         strict: whether an unknown word is an error, and not taken for the nearest known one.
+        vocabulary: the words.
     """
 
     dropped: bool = True
     strict: bool = False
+    vocabulary: Vocabulary = captions.SCENES
 
     @property
     def nothing(self) -> Conditions:
         """The caption of no words."""
-        return {"tokens": captions.encode([""])[0]} if self.dropped else {}
+        return {"tokens": self.vocabulary.encode([""])[0]} if self.dropped else {}
 
     def conditions(self, wanted: Wanted, count: int) -> Conditions:
         """The numbers of the words, tokens [count, L], several captions in turn.
 
         Raises:
-            ValueError: it is no text; there are more of them than pictures; a word is unknown, and no known one is
-                near, or `strict`; or none is said and one is needed.
+            ValueError: it is no text, or an empty or too long one; there are more of them than pictures; a word is
+                unknown, and no known one is near, or `strict`; or none is said and one is needed.
 
         Warns:
             UserWarning: a word is taken for another.
@@ -135,7 +143,9 @@ class Captions:
             )
         if len(several) > count:
             raise ValueError(f"got {len(several)} captions for {count} pictures; give as many seeds, or fewer captions")
-        tokens = captions.encode([str(one) for one in several], nearest=not self.strict)
+        tokens = self.vocabulary.encode([str(one) for one in several], nearest=not self.strict)
+        if not bool(tokens.any(1).all()):
+            raise ValueError("a caption without a word says nothing; leave it out for pictures of anything")
         return {"tokens": tokens.repeat(-(-count // len(tokens)), 1)[:count]}
 
     def check_silence(self) -> None:

@@ -21,9 +21,10 @@ from diffusion_book import zoo
 from diffusion_book._files import expanded, write_whole
 from diffusion_book.models import runs
 from diffusion_book.models.card import Card, versions
+from diffusion_book.models.clip import TrainedClip
 from diffusion_book.models.codec import PIXELS, Autoencoded, Codec, measure
 from diffusion_book.models.model import Model
-from diffusion_book.nn import Autoencoder, Classifier, build, describe
+from diffusion_book.nn import Autoencoder, Classifier, Clip, build, describe
 from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction
 from diffusion_book.schedules import Schedule, by_name
@@ -55,7 +56,7 @@ class TrainedClassifier:
     card: Card
 
 
-Trained = Model | TrainedClassifier | TrainedAutoencoder
+Trained = Model | TrainedClassifier | TrainedAutoencoder | TrainedClip
 
 
 def load(name: Path | str, device: torch.device | str = "cpu", size: int | None = None) -> Model:
@@ -66,12 +67,12 @@ def load(name: Path | str, device: torch.device | str = "cpu", size: int | None 
         size: side of its pictures, for a file that does not say; elsewhere another side than in training.
 
     Raises:
-        ValueError: there is no such model; or it cannot be read, is not what its card says, or is a classifier.
+        ValueError: there is no such model; or it cannot be read, is not what its card says, or draws nothing.
         CheckpointError: a run has no checkpoint yet, or a damaged one.
     """
     found = load_any(name, device, size)
     if not isinstance(found, Model):
-        does = "a classifier" if isinstance(found, TrainedClassifier) else "an autoencoder"
+        does = {TrainedClassifier: "a classifier", TrainedAutoencoder: "an autoencoder"}.get(type(found), "a clip")
         raise ValueError(f"{name}: {does} does not denoise; load a model such as 'mnist-unet'")
     return found
 
@@ -97,6 +98,18 @@ def load_autoencoder(name: Path | str, device: torch.device | str = "cpu") -> Tr
     found = load_any(name, device)
     if not isinstance(found, TrainedAutoencoder):
         raise ValueError(f"{str(name)!r} is no autoencoder, whose latents could be denoised; give one, or leave it out")
+    return found
+
+
+def load_clip(name: Path | str, device: torch.device | str = "cpu") -> TrainedClip:
+    """The towers of pictures and captions that a person names, as in `load`, such as "scenes-clip". Chapter 9.
+
+    Raises:
+        ValueError, CheckpointError: as `load`; or it is another kind of model.
+    """
+    found = load_any(name, device)
+    if not isinstance(found, TrainedClip):
+        raise ValueError(f"{str(name)!r} is no clip, and compares no pictures with captions; load 'scenes-clip'")
     return found
 
 
@@ -186,6 +199,8 @@ def _of_run(folder: Path, device: torch.device | str, size: int | None) -> Train
     if isinstance(network, Autoencoder):
         measure(network, build_data(recipe))
         return TrainedAutoencoder(Autoencoded(network, str(folder)), card)
+    if isinstance(network, Clip):
+        return TrainedClip(network, card)
     schedule, prediction = recipe.denoising.build_schedule(), recipe.denoising.prediction
     return Model.of(network, schedule, prediction, card, size, codec_of(recipe.codec, device))
 
@@ -236,6 +251,8 @@ def _of_file(path: Path, device: torch.device | str, size: int | None) -> Traine
     if isinstance(network, Autoencoder):
         name = path.stem if path.parent == zoo.WEIGHTS else str(path)
         return TrainedAutoencoder(Autoencoded(network, name), card)
+    if isinstance(network, Clip):
+        return TrainedClip(network, card)
     assert schedule is not None  # or the header would have been refused
     return Model.of(network, schedule, prediction, card, size, codec_of(codec.get("name"), device, codec.get("sha256")))
 
@@ -249,7 +266,7 @@ def _described(path: Path, content: bytes) -> tuple[nn.Module, Schedule | None, 
         network: nn.Module = build(description["network"])
         prediction: Prediction = description["prediction"]
         name, T = description["schedule"], description["T"]
-        if isinstance(network, Classifier | Autoencoder):
+        if isinstance(network, Classifier | Autoencoder | Clip):
             return network, None, prediction, {}
         check_prediction(prediction)
         return network, by_name(name, T), prediction, dict(description.get("codec", {}))

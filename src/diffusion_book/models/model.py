@@ -13,7 +13,7 @@ from diffusion_book.denoise import Denoiser, from_network
 from diffusion_book.guidance import autoguidance, classifier_free_batched, interval, threshold
 from diffusion_book.models.card import Card
 from diffusion_book.models.codec import PIXELS, Codec
-from diffusion_book.models.conditioner import Captions, Conditioner, Labels
+from diffusion_book.models.conditioner import Captions, Conditioner, Labels, vocabulary_of
 from diffusion_book.nn import TextUNetConfig
 from diffusion_book.predictions import Prediction
 from diffusion_book.schedules import Schedule
@@ -25,12 +25,12 @@ class Guidance:
     """How far a model is pushed, where, and away from what. Chapter 8.
 
     Attributes:
-        w: 1 is none.
+        w: 1 is none, 0 leaves the condition out.
         interval: guide only where σ_low < σ ≤ σ_high; see `guidance.interval`.
         bad: push away from this worse model rather than from "no label"; see `guidance.autoguidance`.
 
     Raises:
-        ValueError: there is an interval or a bad model, and w = 1 would ask for neither.
+        ValueError: w is no number of at least 0; or there is an interval or a bad model, and w = 1 asks for neither.
     """
 
     w: float = 1.0
@@ -38,6 +38,8 @@ class Guidance:
     bad: "Model | None" = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.w < math.inf:
+            raise ValueError(f"guidance must be a number of at least 0, got {self.w}; 1 is none, 2 or 3 are usual")
         if self.w == 1 and self.bad is not None:
             raise ValueError("a guidance of 1 does not ask the bad model; give --guidance above 1, such as 2")
         if self.w == 1 and not self.everywhere:
@@ -99,7 +101,7 @@ class Model:
         names = _class_names(recipe) if recipe else ()
         conditioner: Conditioner = Labels(config.classes, dropped and getattr(config, "no_label", True), names)
         if isinstance(config, TextUNetConfig):
-            conditioner = Captions(dropped)
+            conditioner = Captions(dropped, vocabulary=vocabulary_of(config))
         side = size or (recipe and _side(recipe))
         least = getattr(config, "stride", 1)
         channels, stride, _ = codec.pictures((config.image_channels, least, least))

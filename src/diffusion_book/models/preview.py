@@ -26,18 +26,19 @@ def preview_of(config: RunConfig, data: Examples | None = None) -> Preview:
     Of an autoencoder sixteen of the data's pictures, and below each eight what becomes of them there and back.
 
     Args:
-        data: that it trains on; None for what the configuration names.
+        data: that it trains on, whose captions are drawn where these are one's own; None for what the configuration
+            names.
     """
     if config.network["kind"] == "autoencoder":
         return functools.partial(_there_and_back, data or build_data(config))
-    codec = codec_of(config.codec)
+    codec, said = codec_of(config.codec), captions_to_draw(data)
 
     def preview(network: nn.Module, path: Path) -> None:
         schedule = config.denoising.build_schedule()
         model = Model.of(network, schedule, config.denoising.prediction, Card(recipe=config), codec=codec)
         described: Any = network.config
         columns = min(described.classes, 10) or 4
-        count, wanted = 2 * columns if described.classes else 16, _wanted(described, columns)
+        count, wanted = 2 * columns if described.classes else 16, _wanted(described, columns, said)
         steps = min(18, schedule.T) if isinstance(schedule, Discrete) else 18
         pictures.write(draw(model, wanted, range(count), steps=steps), path, columns, range(count))
 
@@ -53,7 +54,16 @@ def _there_and_back(data: Examples, network: nn.Module, path: Path) -> None:
     pictures.write(rows, path, min(8, len(x)), range(len(rows)))
 
 
-def _wanted(described: Any, columns: int) -> Wanted:
-    if isinstance(described, TextUNetConfig):
+def captions_to_draw(data: Examples | None) -> list[str]:
+    """Sixteen captions: of the test split of `scenes`, or some of those that there are."""
+    words = getattr(data, "vocabulary", None)
+    if data is None or words is None:
         return Scenes("test").captions(torch.arange(16, device="cpu"))
+    _, told = data.take(torch.arange(min(len(data), 256), device="cpu"))
+    return list(dict.fromkeys(words.decode(told["tokens"])))[:16]
+
+
+def _wanted(described: Any, columns: int, said: list[str]) -> Wanted:
+    if isinstance(described, TextUNetConfig):
+        return said
     return range(columns) if described.classes else None

@@ -3,6 +3,7 @@
 from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig, LatentGaussian
 from diffusion_book.nn.build import build, describe
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
+from diffusion_book.nn.clip import Clip, ClipConfig
 from diffusion_book.nn.codebook import Codebook, Quantised
 from diffusion_book.nn.critic import PatchCritic
 from diffusion_book.nn.dit import DIT_SIZES, DiT, DiTConfig
@@ -12,6 +13,7 @@ from diffusion_book.nn.text import TextConfig, TextEncoder
 from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
 from diffusion_book.nn.unet import UNet
 from diffusion_book.nn.unet_config import SIZES, UNetConfig
+from diffusion_book.nn.vit import ViT, ViTConfig
 
 __all__ = [
     "DIT_SIZES",
@@ -21,6 +23,8 @@ __all__ = [
     "AutoencoderConfig",
     "Classifier",
     "ClassifierConfig",
+    "Clip",
+    "ClipConfig",
     "Codebook",
     "DiT",
     "DiTConfig",
@@ -33,6 +37,8 @@ __all__ = [
     "TextUNetConfig",
     "UNet",
     "UNetConfig",
+    "ViT",
+    "ViTConfig",
     "build",
     "describe",
     "timestep_embedding",

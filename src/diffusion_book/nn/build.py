@@ -13,6 +13,7 @@ from torch import nn
 from diffusion_book._names import check_known
 from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
+from diffusion_book.nn.clip import Clip, ClipConfig
 from diffusion_book.nn.dit import DiT, DiTConfig
 from diffusion_book.nn.text_unet import TextUNet, TextUNetConfig
 from diffusion_book.nn.unet import UNet
@@ -26,6 +27,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "classifier": (Classifier, ClassifierConfig),
     "text-unet": (TextUNet, TextUNetConfig),
     "autoencoder": (Autoencoder, AutoencoderConfig),
+    "clip": (Clip, ClipConfig),
 }
 """What "kind" may be: a network, made of its configuration alone and keeping it as `config`; and that configuration.
 

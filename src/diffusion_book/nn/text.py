@@ -25,6 +25,9 @@ class TextConfig:
         padding: the token that fills up short texts and does not count; None where all count, as in CLIP.
         pool: what stands for the text as a whole: the "mean" of its tokens, or the one of the largest number, which
             in CLIP marks the "end".
+        projection: features that it is mapped to, without a bias; 0 where it is left as it is.
+        hidden: features between the two layers of a block; None for 4 D.
+        eps: of the normalisations.
     """
 
     vocabulary: int
@@ -36,10 +39,15 @@ class TextConfig:
     activation: Activation = "gelu"
     padding: int | None = 0
     pool: Literal["mean", "end"] = "mean"
+    projection: int = 0
+    hidden: int | None = None
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         at_least(1, vocabulary=self.vocabulary, length=self.length, width=self.width, heads=self.heads)
-        at_least(0, layers=self.layers)
+        at_least(0, layers=self.layers, projection=self.projection)
+        if self.hidden is not None:
+            at_least(1, hidden=self.hidden)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads = {self.heads}, got {self.width}")
         check_known("activation", self.activation, ACTIVATIONS)
@@ -54,11 +62,13 @@ class Encoded(NamedTuple):
     mask: Tensor
     """[B, L], true where a token counts."""
     pooled: Tensor
-    """[B, D], of the text as a whole; zeros where no token counts."""
+    """[B, D], of the text as a whole, or [B, projection]; zeros where no token counts."""
 
 
 class TextEncoder(nn.Module):
     """Numbers of tokens [B, L] → `Encoded`: embeddings and positions, a transformer, a last normalisation. Chapter 9.
+
+    `interop.clip_text_from_transformers` reads CLIP's own weights into it.
 
     Source: Radford et al. 2021, section 2.4, whose encoder is the one with causal = True and pool = "end".
     """
@@ -69,25 +79,40 @@ class TextEncoder(nn.Module):
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(
-            TransformerBlock(config.width, config.heads, config.activation) for _ in range(config.layers)
+            TransformerBlock(config.width, config.heads, config.activation, config.eps, config.hidden)
+            for _ in range(config.layers)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, config.eps)
+        if config.projection:
+            self.project = nn.Linear(config.width, config.projection, bias=False)
 
-    def forward(self, tokens: Tensor) -> Encoded:
+    def forward(self, tokens: Tensor, skip: int = 0, norm: bool = True) -> Encoded:
         """
+        Args:
+            tokens: [B, L], L at most `length`.
+            skip: layers at the end that the context does not go through. norm: whether it is normalised then. Stable
+                Diffusion 1 takes all layers, 2 skips the last one of its encoder and normalises, XL skips one and does
+                not. What is pooled goes through all.
+
         Raises:
-            ValueError: tokens is not [B, L] of integers, L at most `length`; or, on a CPU, there is no such token.
+            ValueError: tokens is not [B, L] of integers; skip is no number of layers here; or, on a CPU, there is no
+                such token.
         """
-        self._check(tokens)
+        self._check(tokens, skip)
         counts = torch.ones_like(tokens, dtype=torch.bool)
         if self.config.padding is not None:
             counts = tokens != self.config.padding
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
         mask = looks_at(counts, self.config.causal)
+        states = [x]
         for block in self.blocks:
-            x = block(x, mask)
-        x = self.norm(x)
-        return Encoded(x, counts, self._pool(x, counts, tokens))
+            states.append(block(states[-1], mask))
+        last = self.norm(states[-1])
+        context = last if norm and not skip else states[-1 - skip]
+        if norm and skip:
+            context = self.norm(context)
+        pooled = self._pool(last, counts, tokens)
+        return Encoded(context, counts, self.project(pooled) if self.config.projection else pooled)
 
     def _pool(self, x: Tensor, counts: Tensor, tokens: Tensor) -> Tensor:
         if self.config.pool == "end":
@@ -95,7 +120,9 @@ class TextEncoder(nn.Module):
         weight = counts[..., None].to(x.dtype)
         return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-    def _check(self, tokens: Tensor) -> None:
+    def _check(self, tokens: Tensor, skip: int) -> None:
+        if not 0 <= skip <= self.config.layers:
+            raise ValueError(f"skip must be a number of the {self.config.layers} layers, got {skip}; 0 takes them all")
         if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.ndim != 2:
             raise ValueError(f"tokens must be int64 [B, L], the numbers of a text's words, got {tokens!r:.80}")
         if tokens.shape[1] > self.config.length:

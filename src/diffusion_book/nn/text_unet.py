@@ -1,6 +1,6 @@
 """A U-Net and the encoder of its captions, trained together: it learns its few words itself. Chapter 9."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,18 +20,22 @@ class TextUNetConfig(UNetConfig):
         length: the most words of a caption.
         context_dim: features of a word; pooled_dim is 0, or as many, where the caption's mean is told besides.
         text_layers, text_heads: of the encoder.
+        words: by their numbers, the first "" for none, where they were learnt from captions; () for those of `scenes`.
     """
 
     vocabulary: int = 0
     length: int = 0
     text_layers: int = 1
     text_heads: int = 4
+    words: tuple[str, ...] = field(default=(), metadata={"later": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, vocabulary=self.vocabulary, length=self.length, context_dim=self.context_dim)
         if self.pooled_dim not in (0, self.context_dim):
             raise ValueError(f"pooled_dim must be 0 or context_dim = {self.context_dim}, got {self.pooled_dim}")
+        if self.words and len(self.words) != self.vocabulary:
+            raise ValueError(f"{len(self.words)} words are not the vocabulary of {self.vocabulary}")
         _ = self.text
 
     @property

@@ -32,19 +32,27 @@ class TransformerBlock(nn.Module):
 
     Args:
         width: D. heads: of the attention; they divide D.
-        activation: between the two layers, of which the first has four times as many features.
+        activation: between the two layers.
         eps: of the normalisations.
+        hidden: features between the two layers; None for 4 D.
     """
 
-    def __init__(self, width: int, heads: int, activation: Activation = "gelu", eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        activation: Activation = "gelu",
+        eps: float = 1e-5,
+        hidden: int | None = None,
+    ) -> None:
         super().__init__()
         self.heads, self.activation = heads, ACTIVATIONS[activation]
         self.norm1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, eps)
-        self.expand = nn.Linear(width, 4 * width)
-        self.contract = nn.Linear(4 * width, width)
+        self.expand = nn.Linear(width, hidden or 4 * width)
+        self.contract = nn.Linear(hidden or 4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """

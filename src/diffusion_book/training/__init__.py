@@ -7,7 +7,9 @@ from diffusion_book.training.loop import TrainConfig, TrainResult, train
 from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
 from diffusion_book.training.objectives.common import Objective
+from diffusion_book.training.objectives.contrastive import Contrastive
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
+from diffusion_book.training.objectives.noisy_classification import NoisyClassification
 from diffusion_book.training.trainer import Trainer
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "AutoencodingConfig",
     "CheckpointError",
     "Classification",
+    "Contrastive",
     "Denoising",
     "DenoisingConfig",
+    "NoisyClassification",
     "Objective",
     "RunConfig",
     "TrainConfig",

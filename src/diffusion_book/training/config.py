@@ -38,6 +38,9 @@ FLAT = {
 }
 """Options of objectives that the first configurations have beside all others, and not in a table; their defaults."""
 
+READERS = ("text-unet", "clip")
+"""Kinds of networks that read captions."""
+
 
 @dataclass(frozen=True)
 class RunConfig(TrainConfig):
@@ -46,15 +49,16 @@ class RunConfig(TrainConfig):
     Attributes:
         data: a name that `data.load` knows. size: side of a folder's images, in pixels.
         skip_broken: leave out a folder's files that cannot be read, and say so.
-        labels: "folders" takes a folder's classes from its subfolders; see `data.load`.
+        labels: "folders" takes a folder's classes from its subfolders, "captions" its captions from texts beside the
+            pictures or from metadata.csv; see `data.load`.
         class_names: what these are called, label by label. Whoever begins a run need not say: `train` fills it in.
         network: "kind" (one of `nn.build.KINDS`), "size" (one of its named sizes) and any of the fields of its
             configuration, such as {"kind": "unet", "size": "digits", "channels": 64}. Channels and classes follow
             from the data where they are not said; classes = 0 trains without labels.
         objective: "kind" (one of `training.objectives.OBJECTIVES`; where it is not said, "classification" for a
-            classifier, "autoencoding" for an autoencoder and else "denoising") and any of the fields of its
-            configuration, such as {"kind": "denoising", "schedule": "linear"}; see `DenoisingConfig`,
-            `Classification` and `AutoencodingConfig`.
+            classifier, "autoencoding" for an autoencoder, "contrastive" for a clip and else "denoising") and any of
+            the fields of its configuration, such as {"kind": "denoising", "schedule": "linear"}; see
+            `DenoisingConfig`, `Classification` and `AutoencodingConfig`.
         accumulate: parts into which each process cuts its share of a batch, one after the other, to save memory.
         decay: of the learning rate after the warm-up: "cosine" to zero, or "none".
         log_every, preview_every, checkpoint_every: steps between two lines of the log, two pictures, two checkpoints;
@@ -72,7 +76,7 @@ class RunConfig(TrainConfig):
     data: str = "mnist-5k"
     size: int | None = None
     skip_broken: bool = False
-    labels: Literal["folders"] | None = None
+    labels: Literal["folders", "captions"] | None = None
     class_names: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unet", "size": "digits"})
     objective: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +111,9 @@ class RunConfig(TrainConfig):
             raise ValueError("flip turns left into right, which the captions of scenes say; leave flip out")
         if self.flip and self.codec:
             raise ValueError("a latent's mirror image is not that of its picture; leave flip or codec out")
-        configure(self.network)
+        # Of captions nobody need say anything before the data is there.
+        found = {"vocabulary": 1, "length": 1} if self.network.get("kind") in READERS else {}
+        configure({**found, **self.network})
         kind = _kind(self.network, self.objective)
         configured = objectives.configure({**self.objective, "kind": kind})
         of = self.network["kind"]
@@ -117,6 +123,8 @@ class RunConfig(TrainConfig):
             )
         if self.codec and kind != "denoising":
             raise ValueError(f"latents can be denoised, and this run trains for {kind}; leave codec out")
+        if of == "classifier" and self.network.get("timed", False) != (kind == "noisy-classification"):
+            raise ValueError(f"a classifier is told the time where it sees noise: for {kind} change network.timed")
         object.__setattr__(self, "network", dict(self.network))
         object.__setattr__(self, "objective", {"kind": kind, **vars(configured)})
         object.__setattr__(self, "keep_steps", tuple(self.keep_steps))
@@ -219,7 +227,11 @@ def _kind(network: Mapping[str, Any], objective: Mapping[str, Any]) -> Any:
 
 def _trained_for(network: Any) -> tuple[str, ...]:
     """The objectives that a kind of network can have, the usual one first."""
-    others = {"classifier": ("classification",), "autoencoder": ("autoencoding",)}
+    others = {
+        "classifier": ("classification", "noisy-classification"),
+        "autoencoder": ("autoencoding",),
+        "clip": ("contrastive",),
+    }
     return others.get(str(network), ("denoising",))
 
 
@@ -236,7 +248,9 @@ def build_network(config: RunConfig, data: Examples) -> nn.Module:
     if data.classes:
         described.setdefault("classes", data.classes)
     _check_classes(config, described.get("classes", 0), data.classes)
-    _check_words(config, data)
+    if described["kind"] in READERS:
+        described = {**words_of(config, data), **described}
+        _check_words(config, described, data)
     return build(described)
 
 
@@ -264,18 +278,35 @@ def _check_classes(config: RunConfig, classes: int, labels: int) -> None:
         )
 
 
-def _check_words(config: RunConfig, data: Examples) -> None:
-    """A network that reads, beside what there is to read."""
-    if config.network["kind"] != "text-unet":
-        return
+def words_of(config: RunConfig, data: Examples) -> dict[str, Any]:
+    """What a network that reads is told of the captions of its data.
+
+    Raises:
+        ValueError: there are none.
+    """
     if "tokens" not in data.take(torch.tensor([0], device="cpu"))[1]:
-        raise ValueError(f"{config.data} has no captions for a network of kind 'text-unet'; take data = 'scenes'")
-    words, length = config.network.get("vocabulary"), config.network.get("length")
-    V, L = len(captions.WORDS), captions.LONGEST
-    if (words, length) != (V, L):
+        kind = config.network["kind"]
         raise ValueError(
-            f"captions of {config.data} are of vocabulary = {V} and length = {L}, got {words} and {length}"
+            f"{config.data} has no captions for a network of kind {kind!r}; take data = 'scenes', or of a folder that "
+            "has some labels = 'captions'"
         )
+    words = getattr(data, "vocabulary", None)
+    if words is None:
+        return {"vocabulary": len(captions.WORDS), "length": captions.LONGEST}
+    return {"vocabulary": len(words.words), "length": words.length, "words": list(words.words)}
+
+
+def _check_words(config: RunConfig, described: Mapping[str, Any], data: Examples) -> None:
+    """A network that reads, beside what there is to read."""
+    found = words_of(config, data)
+    V, L = found["vocabulary"], found["length"]
+    if (described["vocabulary"], described["length"]) != (V, L):
+        raise ValueError(
+            f"captions of {config.data} are of vocabulary = {V} and length = {L}, got {described['vocabulary']} and "
+            f"{described['length']}"
+        )
+    if list(described.get("words", ())) != found.get("words", []):
+        raise ValueError(f"the words of {config.data} are others than network.words, which it was begun with")
 
 
 def build_data(config: RunConfig) -> Examples:

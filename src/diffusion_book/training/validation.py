@@ -101,7 +101,7 @@ def build_held_out(config: RunConfig, data: Examples) -> Examples | None:
     if not isinstance(data, Images) or not isinstance(held_out, Images):
         return held_out
     _warn_of_copies(held_out, data)
-    return _named_alike(held_out, data.class_names)
+    return _said_alike(_named_alike(held_out, data.class_names), data)
 
 
 def _named_alike(held_out: Images, names: tuple[str, ...]) -> Images:
@@ -116,6 +116,15 @@ def _named_alike(held_out: Images, names: tuple[str, ...]) -> Images:
             )
     numbers = torch.tensor([names.index(name) for name in held_out.class_names])
     return Images(held_out.x, {"y": numbers[held_out.conditions["y"]]}, held_out.name, names)
+
+
+def _said_alike(held_out: Images, data: Images) -> Images:
+    """Captions with the numbers that their words have in training; a word that it has not is taken for the nearest."""
+    if held_out.vocabulary is None or data.vocabulary is None:
+        return held_out
+    said = held_out.vocabulary.decode(held_out.conditions["tokens"])
+    tokens = data.vocabulary.encode(said, nearest=True)
+    return Images(held_out.x, {"tokens": tokens}, held_out.name, vocabulary=data.vocabulary)
 
 
 def _warn_of_copies(held_out: Images, data: Images) -> None:

@@ -2,18 +2,21 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
-from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
-from diffusion_book.models import load_any, save
+from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics, noisy_metrics
+from diffusion_book.evaluation.retrieval import retrieval
+from diffusion_book.models import TrainedAutoencoder, TrainedClassifier, TrainedClip, load_any, save
 from diffusion_book.models.card import Card, hardware, versions
 from diffusion_book.models.codec import measure
-from diffusion_book.models.files import codec_of
+from diffusion_book.models.files import Trained, codec_of
 from diffusion_book.models.runs import training_loss, wall_time
-from diffusion_book.nn import Autoencoder, Classifier
+from diffusion_book.nn import Autoencoder
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
+from diffusion_book.training.objectives import NoisyClassification
 
 
 def export(trainer: Trainer, name: str, command: str, folder: Path) -> list[Path]:
@@ -46,15 +49,24 @@ def _export(trainer: Trainer, step: int, called: str, command: str, folder: Path
     )
     # The card must lie there for the weights to be read, and what is measured are the weights as they are read.
     card.write(path)
-    network = load_any(path, trainer.device).network
-    measured = {}
-    if isinstance(network, Classifier):
-        measured = classifier_metrics(network, data.load(config.data, "test"))
-    elif isinstance(network, Autoencoder) and trainer.held_out is not None:
-        measured = autoencoder_metrics(network, trainer.held_out.data)
-    metrics = {**card.metrics, **measured}
+    found = load_any(path, trainer.device)
+    network, metrics = found.network, {**card.metrics, **_measured(found, trainer)}
     dataclasses.replace(card, metrics=metrics, weights_sha256=weights_sha256(network)).write(path)
     return path
+
+
+def _measured(found: Trained, trainer: Trainer) -> dict[str, Any]:
+    """What is soon measured; of a model that draws `diffusion-book evaluate` says more."""
+    if isinstance(found, TrainedClip):
+        return retrieval(found)
+    if isinstance(found, TrainedAutoencoder) and trainer.held_out is not None:
+        return autoencoder_metrics(found.network, trainer.held_out.data)
+    if not isinstance(found, TrainedClassifier):
+        return {}
+    unseen = data.load(trainer.config.data, "test")
+    if isinstance(trainer.objective, NoisyClassification):
+        return noisy_metrics(found.network, trainer.objective.schedule, unseen)
+    return classifier_metrics(found.network, unseen)
 
 
 def _save(trainer: Trainer, step: int, path: Path) -> str:

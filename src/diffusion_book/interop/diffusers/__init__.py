@@ -1,9 +1,26 @@
-"""Networks, schedules and pipelines to and from `diffusers`. Each class of theirs is a table of options and of weights.
+"""Networks, schedules and pipelines to and from `diffusers`, and what these take from `transformers`.
+
+Each class of theirs is a table of options and of weights.
 
 `options` and `weights` are the engine: one loop each way over such a table. A file for each class of theirs has it.
 """
 
+from diffusion_book.interop.diffusers.clip import (
+    clip_text_from_transformers,
+    clip_text_to_transformers,
+    clip_vision_from_transformers,
+    clip_vision_to_transformers,
+)
 from diffusion_book.interop.diffusers.pipelines import load_pipeline, save_pipeline
 from diffusion_book.interop.diffusers.unet import unet_from_diffusers, unet_to_diffusers
 
-__all__ = ["load_pipeline", "save_pipeline", "unet_from_diffusers", "unet_to_diffusers"]
+__all__ = [
+    "clip_text_from_transformers",
+    "clip_text_to_transformers",
+    "clip_vision_from_transformers",
+    "clip_vision_to_transformers",
+    "load_pipeline",
+    "save_pipeline",
+    "unet_from_diffusers",
+    "unet_to_diffusers",
+]

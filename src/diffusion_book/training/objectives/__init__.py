@@ -1,4 +1,4 @@
-"""What a run trains for, by kind: to denoise, or to name the class. Chapter 11."""
+"""What a run trains for, by kind: to denoise, to name the class, or to find the caption. Chapter 11."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,9 @@ from diffusion_book.nn.build import check_fields
 from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
 from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, to_device
+from diffusion_book.training.objectives.contrastive import Contrastive
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
+from diffusion_book.training.objectives.noisy_classification import NoisyClassification, NoisyClassificationConfig
 
 __all__ = [
     "OBJECTIVES",
@@ -16,9 +18,12 @@ __all__ = [
     "AutoencodingConfig",
     "Batch",
     "Classification",
+    "Contrastive",
     "Denoising",
     "DenoisingConfig",
     "Learning",
+    "NoisyClassification",
+    "NoisyClassificationConfig",
     "Objective",
     "ObjectiveConfig",
     "configure",
@@ -28,7 +33,9 @@ __all__ = [
 OBJECTIVES: dict[str, type[Any]] = {
     "denoising": DenoisingConfig,
     "classification": Classification,
+    "noisy-classification": NoisyClassificationConfig,
     "autoencoding": AutoencodingConfig,
+    "contrastive": Contrastive,
 }
 """What "kind" may be. A new objective is its own file and a line here."""
 

@@ -42,10 +42,19 @@ class Classification:
 
     def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
         """x0 as it is, and labels: nothing is left to chance."""
-        if "y" not in conditions:
-            raise ValueError("a classifier needs labels, and this data has none")
-        return {"x0": x0, "y": conditions["y"]}
+        return labels_of(x0, conditions)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """[B] nats."""
         return F.cross_entropy(network(batch["x0"]), batch["y"], reduction="none", label_smoothing=self.smoothing)
+
+
+def labels_of(x0: Tensor, conditions: Conditions) -> Batch:
+    """Examples and their labels.
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    if "y" not in conditions:
+        raise ValueError("a classifier needs labels, and this data has none")
+    return {"x0": x0, "y": conditions["y"]}

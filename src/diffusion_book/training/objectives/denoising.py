@@ -84,10 +84,7 @@ class Denoising:
 
     def draw_held_out(self, x0: Tensor, conditions: Conditions, generator: torch.Generator) -> Batch:
         """As `draw`, with one time in each of B equally likely ranges: no batch has more than its share of noise."""
-        B, where = len(x0), generator.device
-        many = self.draw_times(self.schedule, B * IN_A_RANGE, generator).sort().values.view(B, IN_A_RANGE)
-        one = torch.randint(IN_A_RANGE, (B,), generator=generator, device=where)
-        t = many[torch.randperm(B, generator=generator, device=where), one]
+        t = spread_times(self.draw_times, self.schedule, len(x0), generator)
         return {**self.draw(x0, conditions, generator), "t": t}
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -95,6 +92,14 @@ class Denoising:
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
         conditions = {name: values for name, values in batch.items() if name not in ("x0", "t", "eps")}
         return simple_loss(network, self.schedule, x0, t, eps, self.prediction, conditions, self.weight)
+
+
+def spread_times(draw_times: DrawTimes, schedule: Schedule, B: int, generator: torch.Generator) -> Tensor:
+    """[B] times, one in each of B ranges that are equally likely by `draw_times`, in a random order."""
+    where = generator.device
+    many = draw_times(schedule, B * IN_A_RANGE, generator).sort().values.view(B, IN_A_RANGE)
+    one = torch.randint(IN_A_RANGE, (B,), generator=generator, device=where)
+    return many[torch.randperm(B, generator=generator, device=where), one]
 
 
 @dataclass(frozen=True)
