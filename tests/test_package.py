@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {*PROCESS, "losses", "denoise", "guidance", "samplers", "data", "nn", "training", "models", "zoo"},
         {"numpy", "scipy", "torch_fidelity", "tqdm"},
     ),
-    "zoo.making": ({"data", "training", "models", "evaluation"}, set()),
+    "zoo.making": ({"data", "nn", "training", "models", "evaluation"}, set()),
     "interop": ({*PROCESS, "nn"}, {"diffusers", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),

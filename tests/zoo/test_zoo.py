@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_book import data, evaluation, models, schedules, zoo
-from diffusion_book.evaluation.of_model import noisy_log_prob
+from diffusion_book.evaluation.noisy import noisy_log_prob
 from diffusion_book.evaluation.retrieval import retrieval
 from diffusion_book.models import Card
 

@@ -4,14 +4,11 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from diffusion_book.cli import options
-
-if TYPE_CHECKING:
-    from diffusion_book.models import Model
 
 
 def sample(
@@ -79,7 +76,8 @@ def sample(
     from diffusion_book import models
 
     where = options.pick_device(device)
-    found = _that_listens(models.load(model, where, size), model, bool(classes), bool(prompts), strict)
+    found = models.load(model, where, size)
+    found = replace(found, conditioner=models.asked_of(found.conditioner, model, classes, prompts, strict))
     by_card = guidance is None and wanted and bad_model is None and interval == (0, math.inf)
     if by_card:
         guided = found.recommended
@@ -97,26 +95,6 @@ def sample(
     typer.echo(f"{count} pictures: {out}")
     if by_card and guided.w != 1:
         typer.echo(f"guidance: {guided.w:g} {guided.where}, which the model's card found best")
-
-
-def _that_listens(found: "Model", name: str, classes: bool, prompts: bool, strict: bool) -> "Model":
-    """The model, if it knows what is asked of it by class or by caption, and as strict as is asked."""
-    from diffusion_book.models.conditioner import Captions
-
-    reads = isinstance(found.conditioner, Captions)
-    if prompts and not reads:
-        raise ValueError(
-            f"{name} reads no captions; leave --prompt out" + (" or give --class" if _knows(found) else "")
-        )
-    if classes and reads:
-        raise ValueError(f"{name} knows no classes, this model draws captions; say what you want by --prompt")
-    if strict and not prompts:
-        raise ValueError("--strict is about the words of --prompt; give one, or leave --strict out")
-    return replace(found, conditioner=replace(found.conditioner, strict=True)) if strict else found
-
-
-def _knows(found: "Model") -> bool:
-    return bool(getattr(found.conditioner, "classes", 0))
 
 
 def _words(texts: list[str]) -> list[str]:

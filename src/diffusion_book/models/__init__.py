@@ -13,7 +13,7 @@ from diffusion_book.models.begin import like, trainer_of
 from diffusion_book.models.card import Card
 from diffusion_book.models.clip import TrainedClip
 from diffusion_book.models.codec import Autoencoded, Codec, Pixels
-from diffusion_book.models.conditioner import Conditioner, Labels
+from diffusion_book.models.conditioner import Conditioner, Labels, asked_of
 from diffusion_book.models.draw import batches, draw
 from diffusion_book.models.files import (
     TrainedAutoencoder,
@@ -42,6 +42,7 @@ __all__ = [
     "TrainedAutoencoder",
     "TrainedClassifier",
     "TrainedClip",
+    "asked_of",
     "batches",
     "draw",
     "export",

@@ -1,5 +1,6 @@
 """What a person wants, as what a network is told: a class becomes {"y": …}, a caption {"tokens": …}. Chapters 8, 9."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -152,3 +153,22 @@ class Captions:
         """Raise a ValueError where the network must be told a caption: what it draws without was never trained."""
         if not self.dropped:
             raise ValueError(f"this model needs a caption; say it with --prompt {ALWAYS_TOLD}")
+
+
+def asked_of(
+    conditioner: Conditioner, model: str, classes: Sequence[str] | None, prompts: Sequence[str] | None, strict: bool
+) -> Conditioner:
+    """The conditioner of a model, as strict as is asked, if it understands what a person wants by class or by caption.
+
+    Raises:
+        ValueError: it knows no classes, or reads no captions; or there is nothing to be strict about.
+    """
+    reads = isinstance(conditioner, Captions)
+    if prompts and not reads:
+        has_classes = bool(getattr(conditioner, "classes", 0))
+        raise ValueError(f"{model} reads no captions; leave --prompt out" + (" or give --class" if has_classes else ""))
+    if classes and reads:
+        raise ValueError(f"{model} knows no classes, this model draws captions; say what you want by --prompt")
+    if strict and not prompts:
+        raise ValueError("--strict is about the words of --prompt; give one, or leave --strict out")
+    return dataclasses.replace(conditioner, strict=strict) if isinstance(conditioner, Captions) else conditioner

@@ -6,7 +6,8 @@ from typing import Any
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
-from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics, noisy_metrics
+from diffusion_book.evaluation.noisy import noisy_metrics
+from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
 from diffusion_book.evaluation.retrieval import retrieval
 from diffusion_book.models import TrainedAutoencoder, TrainedClassifier, TrainedClip, load_any, save
 from diffusion_book.models.card import Card, hardware, versions
