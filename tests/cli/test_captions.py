@@ -1,11 +1,13 @@
 """Captions of one's own, from training to pictures; and what a model can be asked, by class or by prompt."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_book import models
 from diffusion_book.training import RunConfig
 
 READS = ["--steps", 2, "--batch-size", 4, "--precision", "fp32", "--set", "network.channels=16"]
@@ -105,3 +107,14 @@ def test_a_class_for_a_model_without_any_is_refused(run, pictures):
     sample = ["sample", "--count", 2, "--steps", 2, "-o", "x.png", "--model", "plain"]
     assert "trained without classes; leave --class out" in run(*sample, "-c", "1", fails=True).stderr
     assert "plain reads no captions; leave --prompt out\n" in run(*sample, "-p", "a cat", fails=True).stderr
+
+
+def test_a_clip_is_measured_by_what_it_finds(run, tmp_path):
+    result = run("evaluate", "--model", "scenes-clip", "-o", "clip.json")
+    said = models.load_clip("scenes-clip").card.metrics["caption of a picture"]
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("| caption of a picture |")]
+    found = json.loads((tmp_path / "clip.json").read_text())["summary"]
+    assert found["caption of a picture"]["mean"] == pytest.approx(said["mean"], abs=2e-3)  # one or two of 1,280
+    assert re.fullmatch(r"\| caption of a picture \| 9\d\.\d\d% ± 0\.\d\d% \| 1\.56% \|", row)
+    refused = run("evaluate", "--model", "scenes-clip", "--count", 50, fails=True).stderr
+    assert "a clip draws nothing and is measured by what it finds" in refused

@@ -36,7 +36,7 @@ def noisy_metrics(network: nn.Module, schedule: Schedule, images: data.Images) -
             "cross-entropy": float(-log_p.gather(1, images.conditions["y"][:, None]).mean()),
         }
     notes = "Noise is b/a; chance is the largest class. " + clean["notes"]
-    return {"accuracy by noise": by_noise, **clean, "notes": notes}
+    return {**clean, "accuracy by noise": by_noise, "notes": notes}
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ from diffusion_book.data.captions import Scene
 from diffusion_book.models import TrainedClip
 
 AMONG = 64
+RETRIEVED = ("caption of a picture", "picture of a caption")
+"""What is looked for, by the names of the numbers."""
 OPPOSITE = {"right of": "left of", "below": "above"}
 
 
@@ -41,8 +43,7 @@ def retrieval(clip: TrainedClip, data: Scenes | None = None, groups: int = 20, a
         cosines = clip.images(data.take(index)[0]) @ clip.texts(data.captions(index)).mT
         own = torch.arange(among, device=cosines.device)
         found.append(((cosines.argmax(1) == own).double().mean(), (cosines.argmax(0) == own).double().mean()))
-    names = ("caption of a picture", "picture of a caption")
-    shares = {name: torch.stack(each) for name, each in zip(names, zip(*found))}
+    shares = {name: torch.stack(each) for name, each in zip(RETRIEVED, zip(*found))}
     return {
         **{
             name: {"mean": float(each.mean()), "standard error": float(each.std()) / math.sqrt(groups)}

@@ -9,6 +9,7 @@ from typing import Any
 from diffusion_book._files import write_whole
 from diffusion_book.evaluation.accuracy import Scores
 from diffusion_book.evaluation.report import Report
+from diffusion_book.evaluation.retrieval import RETRIEVED
 from diffusion_book.models import Card
 
 BITS = "bits per dimension"
@@ -53,7 +54,7 @@ def markdown(found: dict[str, Any], reports: list[Report]) -> str:
         for i, measure in enumerate(reports[0].measures):
             scores = Scores.of([report.measures[i].value for report in reports])
             lines.append(f"| {measure.name} | {scores.mean:.4g} ± {scores.sd:.2g} |")
-    return "\n".join([*lines, *_bits_rows(found.get(BITS, {})), *_accuracy_rows(found)])
+    return "\n".join([*lines, *_bits_rows(found.get(BITS, {})), *_accuracy_rows(found), *_retrieval_rows(found)])
 
 
 def _bits_rows(found: dict[str, Any]) -> Iterator[str]:
@@ -77,6 +78,16 @@ def _accuracy_rows(found: dict[str, Any]) -> Iterator[str]:
     yield from (f"| {label} | {share:.2%} |" for label, share in found["accuracy by class"].items())
     yield f"\n{found['notes']} {found['measured by']['notes']}"
     yield f"\nSHA-256 of the file: {of['sha256'] or 'none'}; of the weights: {of['weights_sha256']}."
+
+
+def _retrieval_rows(found: dict[str, Any]) -> Iterator[str]:
+    if RETRIEVED[0] not in found:
+        return
+    yield f"| found first among {found['among']} | share | by chance |\n|---|---|---|"
+    for name in RETRIEVED:
+        share = f"{found[name]['mean']:.2%} ± {found[name]['standard error']:.2%}"
+        yield f"| {name} | {share} | {found['chance']:.2%} |"
+    yield f"\nOf {found['N']:,} pictures of {found['split']}. {found['notes']}"
 
 
 def write(found: dict[str, Any], reports: list[Report], out: Path, of: dict[str, str] | None = None) -> list[Path]:

@@ -3,7 +3,8 @@
     images, texts, scale = clip(x, tokens)      [B, D], [B, D], a number
 
 Of the pictures looks the classifier of chapter 12, whose last layer has D features in the place of classes; the
-captions are read by `TextEncoder`. What both learn from is `losses.contrastive_loss`.
+captions are read by `TextEncoder`, as the numbers of the grammar's words: with so few words none need be cut into
+pieces, and a token is something one can point at. What both learn from is `losses.contrastive_loss`.
 """
 
 import math
