@@ -26,6 +26,7 @@ class Knows(nn.Module):
 
     def __init__(self, data: Scenes, count: int) -> None:
         super().__init__()
+        self.config = CONFIG
         x, told = data.take(torch.arange(count))
         self.vectors = torch.randn(count, 64, generator=torch.Generator().manual_seed(0))
         self.x, self.tokens, self.logit_scale = x, told["tokens"], nn.Parameter(torch.zeros(()))

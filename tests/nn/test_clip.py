@@ -57,7 +57,7 @@ def test_a_few_steps_find_out_what_belongs_together(generator):
 
 
 def test_it_is_built_from_its_description():
-    described = {"kind": "clip", **vars(CONFIG)}
+    described = {"kind": "clip", **{name: value for name, value in vars(CONFIG).items() if name != "words"}}
     network = build(described)
     assert isinstance(network, Clip)
     assert describe(network) == described
@@ -65,6 +65,8 @@ def test_it_is_built_from_its_description():
         build({"kind": "clip"})
     with pytest.raises(ValueError, match="dim must be a whole number of at least 1, got 0"):
         ClipConfig(vocabulary=3, length=4, dim=0)
+    with pytest.raises(ValueError, match="2 words are not the vocabulary of 3"):
+        ClipConfig(vocabulary=3, length=4, words=("", "cat"))
 
 
 # The vision transformer
