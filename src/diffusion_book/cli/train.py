@@ -119,7 +119,7 @@ def train(
         values[name] = {**values.get(name, TABLES[name]), **value} if part else value
     wanted = RunConfig.from_dict(values, "the options")
     images = build_data(wanted)
-    found = {
+    found: dict[str, Any] = {
         "size": _side(wanted, images),
         "class_names": list(getattr(images, "class_names", ()) if wanted.labels else ()),
     }
