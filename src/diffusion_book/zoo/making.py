@@ -2,16 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from diffusion_book import data
 from diffusion_book.evaluation import weights_sha256
 from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
-from diffusion_book.models import load_any, save
+from diffusion_book.models import TrainedAutoencoder, TrainedClassifier, load_any, save
 from diffusion_book.models.card import Card, hardware, versions
 from diffusion_book.models.codec import measure
 from diffusion_book.models.files import codec_of
 from diffusion_book.models.runs import training_loss, wall_time
-from diffusion_book.nn import Autoencoder, Classifier
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
 
@@ -46,23 +46,22 @@ def _export(trainer: Trainer, step: int, called: str, command: str, folder: Path
     )
     # The card must lie there for the weights to be read, and what is measured are the weights as they are read.
     card.write(path)
-    network = load_any(path, trainer.device).network
-    measured = {}
-    if isinstance(network, Classifier):
-        measured = classifier_metrics(network, data.load(config.data, "test"))
-    elif isinstance(network, Autoencoder) and trainer.held_out is not None:
-        measured = autoencoder_metrics(network, trainer.held_out.data)
+    found, measured = load_any(path, trainer.device), {}
+    if isinstance(found, TrainedClassifier):
+        measured = classifier_metrics(found.network, data.load(config.data, "test"))
+    elif isinstance(found, TrainedAutoencoder) and trainer.held_out is not None:
+        measured = autoencoder_metrics(found.network, trainer.held_out.data)
     metrics = {**card.metrics, **measured}
-    dataclasses.replace(card, metrics=metrics, weights_sha256=weights_sha256(network)).write(path)
+    dataclasses.replace(card, metrics=metrics, weights_sha256=weights_sha256(found.network)).write(path)
     return path
 
 
 def _save(trainer: Trainer, step: int, path: Path) -> str:
     config = trainer.config
     _, parts = checkpoint.load(trainer.folder / "checkpoints" / checkpoint.name_of(step), only=["ema"])
-    network = build_network(config, trainer.data)
+    network: Any = build_network(config, trainer.data)
     network.load_state_dict(parts["ema"])
-    if isinstance(network, Autoencoder):
+    if config.network["kind"] == "autoencoder":
         measure(network.eval(), trainer.data)
     if not config.denoises:
         return save(path, network)

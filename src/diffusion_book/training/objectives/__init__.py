@@ -7,7 +7,7 @@ from diffusion_book._names import check_known
 from diffusion_book.nn.build import check_fields
 from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
-from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, to_device
+from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, learning, to_device
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "configure",
+    "learning",
     "to_device",
 ]
 
