@@ -135,7 +135,6 @@ def test_wall_time_is_what_the_log_adds_up_to(tmp_path):
     assert runs.training_loss(tmp_path, 22) == 0.05
 
 
-@pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])
 def test_an_autoencoder_is_measured_and_knows_its_scale(run, recipes):
     run("zoo", "train", "coder", "--export", "weights")
     found = models.load_autoencoder("weights/coder.safetensors")
@@ -149,6 +148,7 @@ def test_an_autoencoder_is_measured_and_knows_its_scale(run, recipes):
     assert (metrics["N"], metrics["split"], metrics["training runs"]) == (500, "mnist-5k/test", 1)
 
 
+@pytest.mark.parametrize("words", [[], ["--export", "/proc/weights"]])
 def test_a_place_for_weights_that_cannot_be_written_is_told_before_training(words, run, recipes, tmp_path, monkeypatch):
     """The package may lie in a folder of the administrator's."""
     monkeypatch.setattr(zoo, "WEIGHTS", Path("/proc/weights"))

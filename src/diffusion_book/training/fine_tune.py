@@ -34,6 +34,15 @@ def start_from(network: nn.Module, other: nn.Module, name: str) -> str:
     return told
 
 
+def check_start(name: str | None, began: str | None) -> None:
+    """A ValueError where a run names weights, and began from none."""
+    if name is not None and began is None:
+        raise ValueError(
+            f"start_from = {name!r} is found by models.trainer_of(config, folder); a Trainer that you make yourself "
+            "needs its network, start=models.load_any(…).network"
+        )
+
+
 def _check_same(network: nn.Module, other: nn.Module, name: str) -> None:
     if type(network) is not type(other):
         raise ValueError(

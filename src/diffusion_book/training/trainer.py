@@ -33,11 +33,11 @@ from diffusion_book.training.checkpoint import CheckpointError, flatten, unflatt
 from diffusion_book.training.config import RunConfig, build_data, build_network, build_objective
 from diffusion_book.training.ema import EMA
 from diffusion_book.training.estimate import Estimate
-from diffusion_book.training.fine_tune import start_from
+from diffusion_book.training.fine_tune import check_start, start_from
 from diffusion_book.training.log import LossByTime
 from diffusion_book.training.loop import TrainConfig, warm_up_then_cosine
 from diffusion_book.training.memory import ladder
-from diffusion_book.training.objectives import Batch, Learning, Objective, to_device
+from diffusion_book.training.objectives import Batch, Objective, learning, to_device
 from diffusion_book.training.order import batch_index, own_randomness, seed_of, sees_pieces
 from diffusion_book.training.precision import autocast, resolve, step_scaled
 from diffusion_book.training.resume import cut_log, decides, go_on, new_cycle, same_everywhere
@@ -58,7 +58,7 @@ class Trainer:
         folder: of the run.
         preview: called as preview(averaged network, path) to draw a picture, `preview_every` steps.
         data: instead of the data that the configuration names. held_out: the same, for what is not trained on.
-        objective: instead of what the configuration makes for its network; a function of that network.
+            objective: instead of what the configuration names, made of the network.
         start: the network that the configuration's `start_from` names; `models.trainer_of` finds it. A run that goes
             on needs none.
 
@@ -98,10 +98,8 @@ class Trainer:
             network = build_network(config, self.data)
         self.began = None if start is None else start_from(network, start, str(config.start_from))
         self.objective: Objective = objective(network) if objective else build_objective(config, network)
-        self.learns = isinstance(self.objective, Learning) and bool(self.objective.state())
-        if self.learns and self.accelerator.num_processes > 1:
-            raise ValueError("what an objective learns itself, such as a critic, is learnt in one process; start one")
-        self.sees_pieces = sees_pieces(network, config.batch_size // parts) or self.learns
+        self.learning = learning(self.objective, self.accelerator.num_processes)
+        self.sees_pieces = sees_pieces(network, config.batch_size // parts) or self.learning is not None
         measured = build_held_out(config, self.data) if held_out is None else held_out
         self.held_out = None if measured is None else HeldOut(measured, self.objective, config.seed)
         self.ema = EMA(network.to(self.device), config.ema_decay)
@@ -186,8 +184,8 @@ class Trainer:
             # Steps that were left out count, as they do for the learning rate.
             self.ema.updates = self.step - self.config.cycle(self.step).start
             self.ema.update(self.accelerator.unwrap_model(self.network))
-        if isinstance(self.objective, Learning):
-            self.objective.step()
+        if self.learning:
+            self.learning.step()
         return grad_norm if stepped or self.scaler.get_scale() < 1 else None
 
     def _begin_cycle(self) -> None:
@@ -308,7 +306,7 @@ class Trainer:
         """Make the folder, or go on from what it holds."""
         folder = self.folder / "checkpoints"
         if not checkpoint.latest(folder):
-            self._check_start()
+            check_start(self.config.start_from, self.began)
         with self.writing():
             if self.accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -337,13 +335,6 @@ class Trainer:
                     warnings.warn(f"{self.folder} {told}", stacklevel=3)
             self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
 
-    def _check_start(self) -> None:
-        if self.config.start_from is not None and self.began is None:
-            raise ValueError(
-                f"start_from = {self.config.start_from!r} is found by models.trainer_of(config, folder); a Trainer "
-                "that you make yourself needs its network, start=models.load_any(…).network"
-            )
-
     def _draw_preview(self) -> None:
         if self.preview and self.accelerator.is_main_process:
             path = self.folder / "previews" / f"{checkpoint.name_of(self.step)}.png"
@@ -363,8 +354,8 @@ class Trainer:
                 "optimiser": flatten(self.optimiser.state_dict()),
                 "log": {"sums": sums},
             }
-            if isinstance(self.objective, Learning) and self.learns:
-                parts["objective"] = self.objective.state()
+            if self.learning:
+                parts["objective"] = self.learning.state()
             if self.scaler.is_enabled():
                 parts["scaler"] = {name: torch.tensor(value) for name, value in self.scaler.state_dict().items()}
             folder = self.folder / "checkpoints"
@@ -396,8 +387,8 @@ class Trainer:
             self.accelerator.unwrap_model(self.network).load_state_dict(parts["network"])
             self.ema.network.load_state_dict(parts["ema"])
             self.optimiser.load_state_dict(unflatten(parts["optimiser"], self.optimiser.state_dict()))
-            if isinstance(self.objective, Learning) and self.learns:
-                self.objective.load(parts["objective"])
+            if self.learning:
+                self.learning.load(parts["objective"])
             sums = parts["log"]["sums"]
             if self.scaler.is_enabled() and "scaler" in parts:  # begun on another GPU there may be none
                 self.scaler.load_state_dict({name: value.item() for name, value in parts["scaler"].items()})

@@ -14,7 +14,6 @@ from diffusion_book.models.card import Card, hardware, versions
 from diffusion_book.models.codec import measure
 from diffusion_book.models.files import Trained, codec_of
 from diffusion_book.models.runs import training_loss, wall_time
-from diffusion_book.nn import Autoencoder
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
 from diffusion_book.training.objectives import NoisyClassification
@@ -73,9 +72,9 @@ def _measured(found: Trained, trainer: Trainer) -> dict[str, Any]:
 def _save(trainer: Trainer, step: int, path: Path) -> str:
     config = trainer.config
     _, parts = checkpoint.load(trainer.folder / "checkpoints" / checkpoint.name_of(step), only=["ema"])
-    network = build_network(config, trainer.data)
+    network: Any = build_network(config, trainer.data)
     network.load_state_dict(parts["ema"])
-    if isinstance(network, Autoencoder):
+    if config.network["kind"] == "autoencoder":
         measure(network.eval(), trainer.data)
     if not config.denoises:
         return save(path, network)

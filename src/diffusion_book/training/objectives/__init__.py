@@ -7,7 +7,7 @@ from diffusion_book._names import check_known
 from diffusion_book.nn.build import check_fields
 from diffusion_book.training.objectives.autoencoding import Autoencoding, AutoencodingConfig
 from diffusion_book.training.objectives.classification import Classification
-from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, to_device
+from diffusion_book.training.objectives.common import Batch, Learning, Objective, ObjectiveConfig, learning, to_device
 from diffusion_book.training.objectives.contrastive import Contrastive
 from diffusion_book.training.objectives.denoising import Denoising, DenoisingConfig
 from diffusion_book.training.objectives.noisy_classification import NoisyClassification, NoisyClassificationConfig
@@ -27,6 +27,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "configure",
+    "learning",
     "to_device",
 ]
 

@@ -53,6 +53,19 @@ class Learning(Objective, Protocol):
         ...
 
 
+def learning(objective: Objective, processes: int) -> Learning | None:
+    """The objective, where it learns something; None where it does not.
+
+    Raises:
+        ValueError: it does, in several processes, of which each would learn something else.
+    """
+    if not isinstance(objective, Learning) or not objective.state():
+        return None
+    if processes > 1:
+        raise ValueError("what an objective learns itself, such as a critic, is learnt in one process; start one")
+    return objective
+
+
 class ObjectiveConfig(Protocol):
     """An objective as a file describes it: a dataclass whose fields are those of the table `[objective]`."""
 
