@@ -38,6 +38,7 @@ CONFIGS = {
     "middle-only": replace(TINY, attention_levels=(), middle_attention=True, pad_end=True, norm_eps=1e-3),
     "text": replace(TINY, context_dim=6, channel_mults=(1, 2, 2)),
     "spatial": replace(TINY, context_dim=6, mixer="spatial_transformer"),
+    "heads": replace(TINY, attention_levels=(0, 1), head_channels=(16, 8)),
     "pooled": replace(TINY, pooled_dim=5, classes=10),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -195,7 +196,7 @@ def test_a_stage_takes_its_mixer_from_the_table(generator, monkeypatch):
             heard.append((context, mask))
             return self.gain * h
 
-    monkeypatch.setitem(MIXERS, "attention", lambda channels, config, norm: {"echo": Echo(channels)})
+    monkeypatch.setitem(MIXERS, "attention", lambda level, config, norm: {"echo": Echo(config.widths[level])})
     network = UNet(replace(TINY, context_dim=6))
     found = [name.removesuffix(".echo.gain") for name in network.state_dict() if name.endswith("gain")]
     assert found == ["down.1.0", "middle.0", "up.0.0", "up.0.1"]
@@ -203,6 +204,15 @@ def test_a_stage_takes_its_mixer_from_the_table(generator, monkeypatch):
     network(images(TINY, generator), T4, None, context, mask)
     assert len(heard) == 4
     assert all(told[0] is context and told[1] is mask for told in heard)
+
+
+def test_each_level_has_its_own_heads():
+    """The last level's are the middle's as well; those of a level that does not mix need not divide it."""
+    config = replace(TINY, channel_mults=(1, 2, 4), attention_levels=(0, 2), head_channels=(4, 7, 32), context_dim=6)
+    for mixer, inside in (("attention", "attention"), ("spatial_transformer", "transformer.text")):
+        network = UNet(replace(config, mixer=mixer))
+        stages = {"down.0.0": 4, "down.2.0": 2, "middle.0": 2, "up.0.1": 2, "up.2.1": 4}
+        assert {name: network.get_submodule(f"{name}.{inside}").heads for name in stages} == stages
 
 
 def test_every_mixer_that_a_configuration_may_name_is_in_the_table():
@@ -331,6 +341,9 @@ def test_each_rung_on_the_way_up_finds_the_one_beside_it(config, generator, rand
         ({"attention_levels": (-1,)}, r"attention_levels must be whole numbers in 0 … 1, got -1"),
         ({"attention_levels": (1.0,)}, r"attention_levels must be whole numbers in 0 … 1, got 1.0"),
         ({"head_channels": 24}, "head_channels = 24 must divide the features of attention level 1"),
+        ({"head_channels": (16, 24)}, r"head_channels = \(16, 24\) must divide the features of attention level 1"),
+        ({"head_channels": (16, 0)}, "head_channels must be a whole number of at least 1, got 0"),
+        ({"head_channels": (16,)}, r"head_channels needs a number for each of 2 levels, got \(16,\)"),
         (
             {"channel_mults": (2, 1), "attention_levels": (0,), "head_channels": 32},
             r"attention level 1 \(the middle is level 1\), got 16",

@@ -22,23 +22,25 @@ from diffusion_book.nn.transformer import SpatialTransformer
 from diffusion_book.nn.unet_config import Mixer, UNetConfig
 
 
-def attention(channels: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
+def attention(level: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
     """Positions look at each other and, where there is one, at the text: what Ho et al. and Rombach et al. mix with.
 
     Args:
+        level: at which they are, 0 for the highest resolution; the middle is at the last.
         norm: whether the first layer begins with a GroupNorm.
     """
-    heads, groups, eps = config.head_channels, config.groups, config.norm_eps
+    channels, heads = config.widths[level], config.head_widths[level]
+    groups, eps = config.groups, config.norm_eps
     layers: dict[str, nn.Module] = {"attention": SelfAttention(channels, heads, groups if norm else None, eps)}
     if config.context_dim:
         layers["cross"] = CrossAttention(channels, config.context_dim, heads, groups, eps)
     return layers
 
 
-def spatial_transformer(channels: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
+def spatial_transformer(level: int, config: UNetConfig, norm: bool) -> dict[str, nn.Module]:
     """What Stable Diffusion mixes with, which also has two layers at each position; see `SpatialTransformer`."""
-    groups = config.groups if norm else None
-    return {"transformer": SpatialTransformer(channels, config.context_dim, config.head_channels, groups)}
+    channels, heads = config.widths[level], config.head_widths[level]
+    return {"transformer": SpatialTransformer(channels, config.context_dim, heads, config.groups if norm else None)}
 
 
 MIXERS: dict[Mixer, Callable[[int, UNetConfig, bool], dict[str, nn.Module]]] = {
@@ -52,20 +54,21 @@ They run in their order, each called as layer(h, context, mask), and files of we
 
 
 class Stage(nn.ModuleDict):
-    """A residual block; then, where the level mixes, its mixer. [B, channels_in, H, W] → [B, channels, H, W].
+    """A residual block; then, where the level mixes, its mixer. [B, channels_in, H, W] → [B, widths[level], H, W].
 
     Args:
-        channels_in, channels: features in and out.
+        channels_in: features in.
+        level: whose width the features out have, and whose heads the mixer has.
         embedding: features of what `UNet.embed` says.
         mixes: whether there is a mixer. norm: whether that begins with a GroupNorm.
     """
 
     def __init__(
-        self, channels_in: int, channels: int, embedding: int, config: UNetConfig, mixes: bool, norm: bool = True
+        self, channels_in: int, level: int, embedding: int, config: UNetConfig, mixes: bool, norm: bool = True
     ) -> None:
         options = config.groups, config.dropout, config.norm_eps, config.conditioning
-        block = ResBlock(channels_in, channels, embedding, *options)
-        super().__init__({"block": block, **(MIXERS[config.mixer](channels, config, norm) if mixes else {})})
+        block = ResBlock(channels_in, config.widths[level], embedding, *options)
+        super().__init__({"block": block, **(MIXERS[config.mixer](level, config, norm) if mixes else {})})
 
     def forward(self, h: Tensor, embedding: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         block, *mixer = self.values()
@@ -107,7 +110,7 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             stages = nn.ModuleList()
             for _ in range(config.blocks):
-                stages.append(Stage(channels, width, E, config, level in mixing))
+                stages.append(Stage(channels, level, E, config, level in mixing))
                 channels = width
                 shortcuts.append(channels)
             self.down.append(stages)
@@ -115,14 +118,15 @@ class UNet(nn.Module):
                 self.downsample.append(_resampler("down", channels, E, config))
                 shortcuts.append(channels)
 
-        first = Stage(channels, channels, E, config, config.attends_in_the_middle, config.middle_attention_norm)
-        self.middle = nn.ModuleList([first, Stage(channels, channels, E, config, mixes=False)])
+        last = len(widths) - 1
+        first = Stage(channels, last, E, config, config.attends_in_the_middle, config.middle_attention_norm)
+        self.middle = nn.ModuleList([first, Stage(channels, last, E, config, mixes=False)])
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             stages = nn.ModuleList()
             for _ in range(config.blocks + 1):
-                stages.append(Stage(channels + shortcuts.pop(), width, E, config, level in mixing))
+                stages.append(Stage(channels + shortcuts.pop(), level, E, config, level in mixing))
                 channels = width
             self.up.append(stages)
             if level > 0:

@@ -27,7 +27,8 @@ class UNetConfig:
         blocks: residual blocks at each level on the way down; the way up has one more.
         attention_levels: levels (0 is the highest resolution) that end their blocks with attention.
         middle_attention: whether the middle has attention; None is yes where any level has it.
-        head_channels: features of one attention head; None is one head of all features.
+        head_channels: features of one attention head; None is one head of all features. Several are one for each level,
+            as in Stable Diffusion 1, which has eight heads everywhere.
         patch: the stem turns patch × patch pixels into one position; 2 is four times cheaper than 1.
         groups: groups of each GroupNorm; must divide every level's features.
         classes: number of classes, or 0 for none.
@@ -59,7 +60,7 @@ class UNetConfig:
     blocks: int = 1
     attention_levels: tuple[int, ...] = (2,)
     middle_attention: bool | None = None
-    head_channels: int | None = 32
+    head_channels: int | tuple[int, ...] | None = 32
     patch: int = 1
     groups: int = 8
     classes: int = 0
@@ -82,8 +83,6 @@ class UNetConfig:
     def __post_init__(self) -> None:
         at_least(1, image_channels=self.image_channels, channels=self.channels, blocks=self.blocks, patch=self.patch)
         at_least(1, groups=self.groups)
-        if self.head_channels is not None:
-            at_least(1, head_channels=self.head_channels)
         at_least(0, classes=self.classes, context_dim=self.context_dim, pooled_dim=self.pooled_dim)
         at_least(0, frequency_shift=self.frequency_shift)
         if not isinstance(self.channel_mults, tuple | list) or not self.channel_mults:
@@ -101,11 +100,15 @@ class UNetConfig:
             if width % self.groups:
                 raise ValueError(f"groups = {self.groups} must divide the features of every level, got {width}")
         last = len(self.channel_mults) - 1
+        if len(self.head_widths) != last + 1:
+            raise ValueError(f"head_channels needs a number for each of {last + 1} levels, got {self.head_channels}")
+        for head_width in self.head_widths:
+            at_least(1, head_channels=head_width)
         for level in self.attention_levels:
             if not isinstance(level, Integral) or not 0 <= level <= last:
                 raise ValueError(f"attention_levels must be whole numbers in 0 … {last}, got {level}")
         for level in {*self.attention_levels, last} if self.attends_in_the_middle else self.attention_levels:
-            if self.head_channels is not None and self.widths[level] % self.head_channels:
+            if self.widths[level] % self.head_widths[level]:
                 raise ValueError(
                     f"head_channels = {self.head_channels} must divide the features of attention level {level} "
                     f"(the middle is level {last}), got {self.widths[level]}"
@@ -125,6 +128,13 @@ class UNetConfig:
     def widths(self) -> tuple[int, ...]:
         """Features of each level."""
         return tuple(round(self.channels * mult) for mult in self.channel_mults)
+
+    @property
+    def head_widths(self) -> tuple[int, ...]:
+        """Features of one attention head at each level; the middle has those of the last."""
+        if isinstance(self.head_channels, tuple | list):
+            return tuple(self.head_channels)
+        return self.widths if self.head_channels is None else (self.head_channels,) * len(self.widths)
 
     @property
     def attends_in_the_middle(self) -> bool:
