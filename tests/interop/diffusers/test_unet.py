@@ -4,7 +4,6 @@ import inspect
 import json
 import sys
 from dataclasses import fields, replace
-from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from _support.unet2d import K4, SCALE_SHIFT, T4, TINY
 from diffusion_book.interop import unet_from_diffusers, unet_to_diffusers
 from diffusion_book.interop.diffusers.unet import _OPTIONS
 from diffusion_book.nn import MLP, SIZES, UNet, UNetConfig
-from diffusion_book.nn.unet_config import Mixer
 
 CIFAR10 = {
     "_class_name": "UNet2DModel",
@@ -275,9 +273,16 @@ UNSAID = {"patch", "time_origin", "checkpoint"}
 
 
 def test_no_option_of_ours_is_left_unsaid():
-    one_value = {"mixer"}  # there is no other mixer yet
-    assert get_args(Mixer) == ("attention",), "write the others, or see that they are refused"
-    assert OTHERS.keys() | one_value == {field.name for field in fields(UNetConfig)}
+    assert OTHERS.keys() | {"mixer"} == {field.name for field in fields(UNetConfig)}  # another reads a text: below
+
+
+def test_other_mixers_and_heads_by_level_are_refused():
+    for changes, message in (
+        ({"mixer": "spatial_transformer", "context_dim": 4}, "context_dim = 4 cannot"),
+        ({"head_channels": (16, 8)}, r"head_channels = \(16, 8\) cannot be written as a UNet2DModel: its heads are"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            unet_to_diffusers(UNet(replace(BASE, **changes)))
 
 
 @pytest.mark.parametrize("option", OTHERS)

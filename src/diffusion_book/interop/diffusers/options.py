@@ -38,10 +38,14 @@ def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
 ANYTHING = Kind(lambda value: True, "anything")
 COUNT = Kind(_is_count, "a positive integer")
 COUNT_OR_NONE = Kind(lambda value: value is None or _is_count(value), "None or a positive integer")
+COUNT_OR_COUNTS = Kind(
+    lambda value: _is_count(value) or _is_list(value, _is_count), "a positive integer, or a list of them"
+)
 COUNTS = Kind(lambda value: _is_list(value, _is_count), "a list of positive integers")
 FLAG = Kind(lambda value: isinstance(value, bool), "True or False")
 NEGATED = FLAG._replace(meanings={True: False, False: True})
 NAMES = Kind(lambda value: _is_list(value, lambda name: isinstance(name, str)), "a list of names")
+NUMBER_OR_NONE = Kind(lambda value: value is None or _is_number(value), "None or a number")
 POSITIVE = Kind(lambda value: _is_number(value) and value > 0, "a positive number")
 SHARE = Kind(lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
 

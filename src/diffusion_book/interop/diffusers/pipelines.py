@@ -1,19 +1,17 @@
-"""Pipelines to and from `diffusers`: a network and its schedule as a folder. Chapters 5 and 16.
+"""Pipelines to and from `diffusers`: a network and its schedule as a folder. Chapters 5, 13 and 16.
 
 Only pipelines need the package `diffusers` itself (the extra `interop`).
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from diffusion_book._files import expanded, once
+from diffusion_book._files import expanded
+from diffusion_book.interop.diffusers.folder import read_json, read_network
 from diffusion_book.interop.diffusers.package import diffusers
 from diffusion_book.interop.diffusers.schedulers import schedule_from_diffusers, schedule_to_diffusers
+from diffusion_book.interop.diffusers.text_unet import text_unet_from_diffusers
 from diffusion_book.interop.diffusers.unet import unet_from_diffusers, unet_to_diffusers
 from diffusion_book.nn import UNet
 from diffusion_book.nn.build import uncompiled
@@ -72,10 +70,11 @@ def load_pipeline(
 
     How its scheduler steps is left behind: the spacing of its times, σ_min and ρ of EDM, the shift of a flow, which
     there moves the times and nothing else. Choose a grid of ours; a shift k takes t to k t/(1 + (k − 1) t). An
-    autoencoder that lies beside the network is left behind, too: what such a network draws are its latents.
+    autoencoder and an encoder of texts that lie beside the network are left behind, too; `models.load` takes them all.
 
     Args:
-        folder: has unet/config.json, unet/diffusion_pytorch_model.safetensors and scheduler/scheduler_config.json.
+        folder: has unet/config.json, of a UNet2DModel or a UNet2DConditionModel, and beside it
+            diffusion_pytorch_model.safetensors; and scheduler/scheduler_config.json.
         last_is_no_label, patch: see `unet_from_diffusers`; nothing in the folder says either.
 
     Returns:
@@ -87,20 +86,12 @@ def load_pipeline(
         ImportError: the schedule is one that only `diffusers` can compute, and it is not installed.
     """
     folder = expanded(folder)
-    options = _read_json(folder / "scheduler" / "scheduler_config.json")
+    options = read_json(folder / "scheduler" / "scheduler_config.json")
     schedule, prediction, sign = schedule_from_diffusers(options)
-    config = _read_json(folder / "unet" / "config.json")
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file():
-        raise ValueError(
-            f"there is no {weights}; weights are read from safetensors only, because other files can run code: "
-            "convert them with diffusers' save_pretrained(…, safe_serialization=True)"
-        )
-    try:
-        tensors = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is damaged, or no safetensors file ({error}); fetch it again") from error
-    unet = unet_from_diffusers(config, tensors, last_is_no_label, _time_origin(schedule), patch)
+    config, tensors = read_network(folder / "unet")
+    reads = config.get("_class_name") == "UNet2DConditionModel"
+    read = text_unet_from_diffusers if reads else unet_from_diffusers
+    unet = read(config, tensors, last_is_no_label, _time_origin(schedule), patch)
     if unet.config.learned_variance:
         _check_variance(schedule, config["out_channels"], options.get("variance_type"))
     with torch.no_grad():
@@ -120,15 +111,3 @@ def _check_variance(schedule: Schedule, out_channels: int, variance_type: object
         raise ValueError(
             "variance_type = 'learned' does not fit: our UNet needs learned_range, between the bounds of the variance"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"there is no {path}; give the folder of a pipeline that diffusers saved")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold options by name, got a {type(found).__name__}; fetch it again")
-    return found

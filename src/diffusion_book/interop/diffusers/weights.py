@@ -24,6 +24,18 @@ ATTENTION: Renames = [
     (r"(attentions\.\d+)\.qkv\.", (r"\1.to_q.", r"\1.to_k.", r"\1.to_v.")),
     (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
 ]
+# And the parts of a spatial transformer.
+TRANSFORMER: Renames = [
+    (r"(attentions\.\d+)\.enter\.", r"\1.proj_in."),
+    (r"(attentions\.\d+)\.leave\.", r"\1.proj_out."),
+    (r"(attentions\.\d+)\.(norm\d|itself|text|expand|contract)\.", r"\1.transformer_blocks.0.\2."),
+    (r"\.itself\.", ".attn1."),
+    (r"\.text\.", ".attn2."),
+    (r"(attn\d)\.(q|k|v)\.", r"\1.to_\2."),
+    (r"(attn\d)\.out\.", r"\1.to_out.0."),
+    (r"\.expand\.", ".ff.net.0.proj."),
+    (r"\.contract\.", ".ff.net.2."),
+]
 # Weights saved before 2023, those of google/ddpm-cifar10-32 among them, call the attention's layers otherwise.
 OLD_ATTENTION: Renames = [
     (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
