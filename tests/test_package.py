@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "training": ({*PROCESS, "losses", "nn", "data"}, {"accelerate", "safetensors", "tqdm", "yaml"}),
     "zoo": (set(), set()),  # names and files alone: what a recipe becomes is for `zoo.making`
     "models": (
-        {*PROCESS, "nn", "denoise", "guidance", "samplers", "data", "training", "zoo"},
+        {*PROCESS, "nn", "denoise", "guidance", "samplers", "data", "training", "zoo", "interop"},
         {"safetensors", "tqdm"},
     ),
     "evaluation": (
@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "scipy", "torch_fidelity", "tqdm"},
     ),
     "zoo.making": ({"data", "nn", "training", "models", "evaluation"}, set()),
-    "interop": ({*PROCESS, "nn"}, {"diffusers", "safetensors"}),
+    "interop": ({*PROCESS, "nn", "data"}, {"diffusers", "huggingface_hub", "safetensors"}),
     "deploy": (EVERYTHING - {"viz", "page"}, {"numpy", "onnx", "onnxruntime"}),
     "viz": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),
     "page": (EVERYTHING, {"numpy", "matplotlib", "matplotlib_inline", "IPython"}),

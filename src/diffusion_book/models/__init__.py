@@ -13,7 +13,7 @@ from diffusion_book.models.begin import like, trainer_of
 from diffusion_book.models.card import Card
 from diffusion_book.models.clip import TrainedClip
 from diffusion_book.models.codec import Autoencoded, Codec, Pixels
-from diffusion_book.models.conditioner import Conditioner, Labels, asked_of
+from diffusion_book.models.conditioner import Conditioner, Labels, Prompts, asked_of
 from diffusion_book.models.draw import batches, draw
 from diffusion_book.models.files import (
     TrainedAutoencoder,
@@ -28,6 +28,7 @@ from diffusion_book.models.files import (
     weights_with_card,
 )
 from diffusion_book.models.model import Guidance, Model
+from diffusion_book.models.pipelines import from_diffusers
 from diffusion_book.models.preview import preview_of
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Labels",
     "Model",
     "Pixels",
+    "Prompts",
     "TrainedAutoencoder",
     "TrainedClassifier",
     "TrainedClip",
@@ -46,6 +48,7 @@ __all__ = [
     "batches",
     "draw",
     "export",
+    "from_diffusers",
     "like",
     "load",
     "load_any",

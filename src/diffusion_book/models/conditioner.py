@@ -1,6 +1,7 @@
 """What a person wants, as what a network is told: a class becomes {"y": …}, a caption {"tokens": …}. Chapters 8, 9."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -12,7 +13,8 @@ from torch import Tensor
 from diffusion_book._names import check_known
 from diffusion_book.conditions import Conditions
 from diffusion_book.data import Vocabulary, captions
-from diffusion_book.nn import ClipConfig, TextUNetConfig
+from diffusion_book.data.text import BytePairs
+from diffusion_book.nn import ClipConfig, TextEncoder, TextUNetConfig
 
 ALWAYS_TOLD = "(it was trained with one for every picture, condition_dropout = 0, and never learned to draw without)"
 
@@ -137,14 +139,7 @@ class Captions:
         if wanted is None:
             self.check_silence()
             return {}
-        several = [wanted] if isinstance(wanted, str) else wanted
-        if not isinstance(several, Sequence) or not several or not all(isinstance(one, str) for one in several):
-            raise ValueError(
-                f"this model draws captions, one or several, such as 'a small red cat, on yellow'; got {wanted!r:.80}"
-            )
-        if len(several) > count:
-            raise ValueError(f"got {len(several)} captions for {count} pictures; give as many seeds, or fewer captions")
-        tokens = self.vocabulary.encode([str(one) for one in several], nearest=not self.strict)
+        tokens = self.vocabulary.encode(_texts(wanted, count), nearest=not self.strict)
         if not bool(tokens.any(1).all()):
             raise ValueError("a caption without a word says nothing; leave it out for pictures of anything")
         return {"tokens": tokens.repeat(-(-count // len(tokens)), 1)[:count]}
@@ -155,6 +150,61 @@ class Captions:
             raise ValueError(f"this model needs a caption; say it with --prompt {ALWAYS_TOLD}")
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """Texts in any words, for a network that is told what an encoder makes of them. Chapters 9 and 13.
+
+    Attributes:
+        encoder: of texts, for evaluation, its weights frozen.
+        pairs: the tokenizer. padding: the number that fills up its short texts.
+        negative: the text that guidance leads away from; the empty one is what the network was told in training when it
+            was told nothing.
+    """
+
+    encoder: TextEncoder
+    pairs: BytePairs
+    padding: int
+    negative: str = ""
+
+    @functools.cached_property
+    def nothing(self) -> Conditions:
+        """The negative text."""
+        return {"context": self._context([self.negative])[0]}
+
+    def conditions(self, wanted: Wanted, count: int) -> Conditions:
+        """The tokens of the texts, context [count, L, D], several in turn; of the empty text for anything.
+
+        Raises:
+            ValueError: it is no text, or there are more of them than pictures.
+
+        Warns:
+            UserWarning: a text is too long, and what is lost of it.
+        """
+        context = self._context([""] if wanted is None else _texts(wanted, count))
+        return {"context": context.repeat(-(-count // len(context)), 1, 1)[:count]}
+
+    def check_silence(self) -> None:
+        """Nothing to raise: where nothing is said the empty text is."""
+
+    @torch.no_grad()
+    def _context(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.pairs.rows(texts, self.encoder.config.length, self.padding)
+        context: Tensor = self.encoder(tokens.to(self.encoder.tokens.weight.device)).context
+        return context
+
+
+def _texts(wanted: Wanted, count: int) -> list[str]:
+    """What is wanted as texts, at most one for each picture."""
+    several = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(several, Sequence) or not several or not all(isinstance(one, str) for one in several):
+        raise ValueError(
+            f"this model draws captions, one or several, such as 'a small red cat, on yellow'; got {wanted!r:.80}"
+        )
+    if len(several) > count:
+        raise ValueError(f"got {len(several)} captions for {count} pictures; give as many seeds, or fewer captions")
+    return [str(one) for one in several]
+
+
 def asked_of(
     conditioner: Conditioner, model: str, classes: Sequence[str] | None, prompts: Sequence[str] | None, strict: bool
 ) -> Conditioner:
@@ -163,7 +213,7 @@ def asked_of(
     Raises:
         ValueError: it knows no classes, or reads no captions; or there is nothing to be strict about.
     """
-    reads = isinstance(conditioner, Captions)
+    reads = isinstance(conditioner, Captions | Prompts)
     if prompts and not reads:
         has_classes = bool(getattr(conditioner, "classes", 0))
         raise ValueError(f"{model} reads no captions; leave --prompt out" + (" or give --class" if has_classes else ""))

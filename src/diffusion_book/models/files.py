@@ -24,6 +24,7 @@ from diffusion_book.models.card import Card, versions
 from diffusion_book.models.clip import TrainedClip
 from diffusion_book.models.codec import PIXELS, Autoencoded, Codec, measure
 from diffusion_book.models.model import Model
+from diffusion_book.models.pipelines import from_diffusers
 from diffusion_book.nn import Autoencoder, Classifier, Clip, build, describe
 from diffusion_book.nn.build import uncompiled
 from diffusion_book.predictions import Prediction, check_prediction
@@ -63,7 +64,8 @@ def load(name: Path | str, device: torch.device | str = "cpu", size: int | None 
     """The model that a person names, ready to draw.
 
     Args:
-        name: of the zoo; the folder of a run, for the average at its newest checkpoint; or a .safetensors file.
+        name: of the zoo; the folder of a run, for the average at its newest checkpoint; a .safetensors file; or the
+            folder of a pipeline of `diffusers`, see `from_diffusers`.
         size: side of its pictures, for a file that does not say; elsewhere another side than in training.
 
     Raises:
@@ -120,6 +122,8 @@ def load_any(name: Path | str, device: torch.device | str = "cpu", size: int | N
         return _of_file(zoo.weights(str(name)), device, size)
     if (path / "config.json").is_file():
         return _of_run(path, device, size)
+    if (path / "model_index.json").is_file():
+        return from_diffusers(path, device, size)
     if path.is_file():
         return _of_file(path, device, size)
     near = difflib.get_close_matches(str(name), zoo.names(), n=1)
