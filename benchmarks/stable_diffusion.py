@@ -6,7 +6,7 @@
 
 The weights are random: neither the numbers nor the time ask for trained ones, and nothing is fetched. Both networks
 take turns within a round. With --rounds 1 there is no warm-up, and the ratio of the times is that of a cold start.
-The table is results/stable_diffusion.md, and on a GPU stable_diffusion-cuda.md.
+The table is results/stable_diffusion-1.5.md, and on a GPU stable_diffusion-1.5-cuda.md.
 """
 
 import argparse
@@ -105,14 +105,14 @@ def main() -> None:
         "| | |\n|---|---|\n"
         f"| largest difference of outputs | {apart:.2e}, where their standard deviation is {spread:.3g} |\n"
         f"| time of ours by theirs | {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}), "
-        f"{args.rounds} rounds |\n"
+        f"{args.rounds} round{'s' * (args.rounds > 1)} |\n"
         f"| a forward of theirs | {statistics.median(times['diffusers']):.3g} s |\n"
         f"| memory with both networks | {memory} |\n"
     )
     print(table)
     if not args.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"stable_diffusion{'-cuda' * cuda}.md").write_text(table, encoding="utf-8")
+        (RESULTS / f"stable_diffusion-{args.version}{'-cuda' * cuda}.md").write_text(table, encoding="utf-8")
 
 
 if __name__ == "__main__":
