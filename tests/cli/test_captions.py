@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from _support.stable_diffusion import stable_diffusion
 from diffusion_book import models
 from diffusion_book.training import RunConfig
 
@@ -118,3 +119,20 @@ def test_a_clip_is_measured_by_what_it_finds(run, tmp_path):
     assert re.fullmatch(r"\| caption of a picture \| 9\d\.\d\d% ± 0\.\d\d% \| 1\.56% \|", row)
     refused = run("evaluate", "--model", "scenes-clip", "--count", 50, fails=True).stderr
     assert "a clip draws nothing and is measured by what it finds" in refused
+
+
+# A pipeline of diffusers
+
+
+def test_stable_diffusion_draws_what_a_prompt_says(run, tmp_path):
+    stable_diffusion(1).save_pretrained(tmp_path / "sd")
+    asked = ["--model", "sd", "--count", 2, "--steps", 2]
+    run("sample", *asked, "--prompt", "a small red cat", "--guidance", 3, "-o", "cats.npy")
+    drawn = np.load("cats.npy")
+    assert drawn.shape[0] == 2
+    assert drawn.std() > 0
+    run("sample", *asked, "--size", 48, "-o", "anything.npy")
+    assert np.load("anything.npy").shape[1:3] == (48, 48)
+    assert "this model draws captions; say what you want by --prompt" in run(
+        "sample", *asked, "--class", 7, fails=True
+    ).output.replace("\n", " ")
