@@ -14,9 +14,9 @@ from diffusion_book.interop import autoencoder_from_diffusers, clip_text_from_tr
 from diffusion_book.interop.diffusers.folder import pipeline_folder, read_json, read_network
 from diffusion_book.interop.diffusers.tokenizer import load_tokenizer
 from diffusion_book.models.card import Card
-from diffusion_book.models.codec import Autoencoded, Codec
+from diffusion_book.models.codec import Autoencoded, Codec, Pixels
 from diffusion_book.models.conditioner import Prompts
-from diffusion_book.models.model import PIXELS, Model
+from diffusion_book.models.model import Model
 
 _NOT_READ = {"image_encoder", "movq", "prior", "text_encoder_2", "transformer", "vqvae"}
 """Parts of other kinds of pipeline; without them what is drawn would be something else."""
@@ -45,13 +45,13 @@ def from_diffusers(name: Path | str, device: torch.device | str = "cpu", size: i
             f"{folder} has {part}/, and no model of ours has such a part; Stable Diffusion 1 and 2 are read"
         )
     unet, schedule, prediction = load_pipeline(folder)
-    codec: Codec = PIXELS
+    codec: Codec = Pixels()
     if (folder / "vae").is_dir():
         autoencoder = autoencoder_from_diffusers(*read_network(folder / "vae"))
         codec = Autoencoded(autoencoder.to(device).requires_grad_(False), str(name))
     side, channels = read_json(folder / "unet" / "config.json").get("sample_size"), unet.config.image_channels
     shape = codec.pictures((channels, side, side)) if isinstance(side, int) else None
-    if codec is PIXELS and channels not in (1, 3):
+    if isinstance(codec, Pixels) and channels not in (1, 3):
         raise ValueError(f"{folder} draws {channels} channels and has no vae/; read its network with load_pipeline")
     unet, card, size = unet.to(device).requires_grad_(False), Card(str(name)), size or (shape and shape[1])
     model = Model.of(unet, schedule, prediction, card, size, codec)
