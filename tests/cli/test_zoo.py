@@ -174,8 +174,8 @@ def test_the_list_has_models_and_recipes_without_weights(run, recipes, tmp_path,
     run("zoo", "train", "namer")  # into the zoo itself, where --export does not say otherwise
     listed = run("zoo", "list").output.splitlines()
     assert listed[0].split()[:4] == ["namer", "classifier", "on", "mnist-5k"]
-    assert listed[1].startswith("tiny")
-    assert "zoo train tiny" in listed[1]
+    assert [line.split()[0] for line in listed[1:]] == ["coder", "tiny"]
+    assert "zoo train tiny" in listed[2]
     shown = run("zoo", "show", "namer").output
     card = Card.beside(zoo.weights("namer"))
     for said in (
