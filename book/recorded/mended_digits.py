@@ -24,7 +24,7 @@ if __name__ == "__main__":
         measure,
         "Digits guided in an interval of noise levels, and away from the same network at an earlier step.",
         seed=500_000,
-        full={"intervals": [2.0, 4.0, 8.0], "young": [2.0, 4.0], "count": 300, "steps": 8, "precision": "bf16"},
+        full={"intervals": [2.0, 4.0, 8.0], "young": [2.0], "count": 250, "steps": 6, "precision": "bf16"},
         small={"intervals": [4.0], "young": [2.0], "count": 20, "steps": 3, "precision": "fp32"},
         tolerance={"mean pixel, w = 4, 0.6 < σ ≤ 9": 1e-3, "mean pixel, w = 2, away from a younger self": 1e-3},
     )
