@@ -61,8 +61,9 @@ def measured(x: Tensor) -> dict[str, Any]:
 
 
 def within_classes(features: Tensor, y: Tensor) -> float:
-    """The mean squared distance of features from the mean of their class, averaged over classes."""
-    return sum(float(features[y == k].var(0).sum()) for k in range(10)) / 10
+    """The median distance of features from the mean of their class, averaged over classes."""
+    classes = [features[y == k] for k in range(10)]
+    return sum(float((some - some.mean(0)).norm(dim=1).median()) for some in classes) / 10
 
 
 def distances(features: Tensor) -> dict[str, float]:
@@ -80,8 +81,10 @@ def of_real(N: int) -> dict[str, float]:
 
 @cache
 def real_digits() -> tuple[Tensor, Tensor]:
-    """Features and classes of `mnist-5k`, shuffled."""
+    """Features and classes of `mnist-5k`, shuffled within each class, and the classes in turn, as they are drawn."""
     digits = data.load("mnist-5k")
-    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
+    shuffled = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
+    y = digits.conditions["y"][shuffled]
+    order = torch.stack([shuffled[y == k] for k in range(10)], dim=1).flatten()  # it has as many of each
     features = extract(extractor_of(CLASSIFIER, digits.shape), digits.x)
     return features[order], digits.conditions["y"][order]

@@ -172,7 +172,7 @@ def gaussian_pair(schedule: schedules.Schedule, w: float) -> denoise.Denoiser:
 @pytest.mark.equation("eq-conditional-ode-variance", by="samplers.heun")
 @pytest.mark.parametrize("w", [1.0, 2.0, 3.0, 7.5])
 def test_the_variance_of_the_guided_ode(w):
-    """The walk is linear, so it multiplies its start by one number: found by Heun's method on the library's denoisers."""
+    """The walk is linear, so it multiplies its start by one number, which Heun's method finds with our denoisers."""
     schedule = schedules.EDM(sigma_max=2000.0)
     times = samplers.karras_times(schedule, 1500, sigma_min=1e-4)
     start = torch.tensor([[2000.0]], dtype=torch.float64)
