@@ -43,6 +43,6 @@ if __name__ == "__main__":
         "Digits of a model that is told nothing, steered by classifiers: how many are what was asked for.",
         seed=500_000,
         full={"strengths": [1.0, 4.0, 10.0], "clean": 4.0, "count": 250, "steps": 6, "precision": "fp32"},
-        small={"strengths": [4.0], "clean": 4.0, "count": 10, "steps": 3, "precision": "fp32"},
+        small={"strengths": [4.0], "clean": 4.0, "count": 20, "steps": 3, "precision": "fp32"},
         tolerance={"mean pixel, a classifier of noisy digits, w = 4": 1e-2},
     )
