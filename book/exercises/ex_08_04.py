@@ -6,7 +6,7 @@ import torch
 def guided_mean(
     mean: torch.Tensor, std: float, slope: torch.Tensor, w: float
 ) -> torch.Tensor:
-    """Return the mean of N(x; mean, std²) times exp(w slope x), elementwise."""
+    """Return the mean of N(x; mean, std²) exp(w slope x), elementwise."""
     # solution
     return mean + w * std**2 * slope
     # end solution
