@@ -11,7 +11,7 @@ def drop_each(
     share: float,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return y and z [B], where a random share of each says nothing: no_y, no_z."""
+    """Return y and z [B], a random share of each hidden: no_y, no_z."""
     # solution
     hide_y = torch.rand(len(y), generator=generator) < share
     hide_z = torch.rand(len(z), generator=generator) < share

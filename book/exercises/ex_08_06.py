@@ -12,7 +12,7 @@ def guided_twice(
     w_1: float,
     w_2: float,
 ) -> torch.Tensor:
-    """Return the guess that both conditions guide, from three guesses [B, …]."""
+    """Return the guess that both guide, from three guesses [B, …]."""
     # solution
     return x_nothing + w_1 * (x_1 - x_nothing) + w_2 * (x_2 - x_nothing)
     # end solution

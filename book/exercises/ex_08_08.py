@@ -3,8 +3,10 @@
 import torch
 
 
-def rescaled(x_w: torch.Tensor, x_c: torch.Tensor, phi: float) -> torch.Tensor:
-    """Return x_w [B, C, H, W], each picture times φ std(x_c) / std(x_w) + 1 − φ."""
+def rescaled(
+    x_w: torch.Tensor, x_c: torch.Tensor, phi: float
+) -> torch.Tensor:
+    """Return x_w [B, C, H, W], each picture with its std rescaled."""
     # solution
     wanted, found = (x.flatten(1).std(1, correction=0) for x in (x_c, x_w))
     ratio = torch.where(found > 0, wanted / found, 1.0)
