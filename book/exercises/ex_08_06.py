@@ -1,7 +1,6 @@
 """Guide by two conditions, each with a strength of its own."""
 
 import torch
-
 from diffusion_book import data
 
 

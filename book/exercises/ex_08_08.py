@@ -3,9 +3,7 @@
 import torch
 
 
-def rescaled(
-    x_w: torch.Tensor, x_c: torch.Tensor, phi: float
-) -> torch.Tensor:
+def rescaled(x_w: torch.Tensor, x_c: torch.Tensor, phi: float) -> torch.Tensor:
     """Return x_w [B, C, H, W], each picture with its std rescaled."""
     # solution
     wanted, found = (x.flatten(1).std(1, correction=0) for x in (x_c, x_w))
