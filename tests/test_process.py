@@ -10,11 +10,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from _support.schedules import ALL, ZERO_SNR, normal
+from _support.schedules import ALL, ZERO_SNR, normal, times_of
 from diffusion_book import denoise, predictions, process, schedules
 from diffusion_book.schedules import EDM, SCHEDULES, Discrete, Flow
 
 FLOAT64 = torch.finfo(torch.float64).eps
+
+
+@pytest.mark.parametrize("schedule", [s for s in ALL if not isinstance(s, Discrete)], ids=repr)
+def test_drift_and_diffusion_carry_the_coefficients(schedule):
+    """ȧ = f a and (b²)' = 2 f b² + g², with the left sides by finite differences of a and b."""
+    t = times_of(schedule)
+    t = t[(t % 1).abs().clamp(max=1) > 1e-3] if schedule.T > 1 else t  # between the knots of an interpolation
+    h = 1e-6 * t
+    f, g2 = process.drift_and_diffusion(schedule, t)
+    before, here, after = schedule.at(t - h), schedule.at(t), schedule.at(t + h)
+    a_dot, b2_dot = (after.a - before.a) / (2 * h), (after.b**2 - before.b**2) / (2 * h)
+    # A difference over 2h loses the digits of what it divides: 1e-16 of a and b², over 1e-6 of t.
+    scale = (here.b**2 + here.a**2) / t
+    assert bool(((f * here.a - a_dot).abs() <= 1e-8 * (a_dot.abs() + scale)).all())
+    assert bool(((2 * f * here.b**2 + g2 - b2_dot).abs() <= 1e-8 * (b2_dot.abs() + g2 + scale)).all())
+    assert bool((g2 > 0).all())
+
+
+def test_drift_and_diffusion_of_the_three_sdes():
+    """Song et al. 2021b, equations 9, 11 and 12, as they are printed there."""
+    t = torch.linspace(0.001, 1, 50, dtype=torch.float64)
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 0.5 * 19.9 * t**2
+    sigma2 = (0.01 * 5000**t) ** 2
+    printed = {
+        schedules.VE(): (0 * t, sigma2 * 2 * math.log(5000)),
+        schedules.VP(): (-0.5 * beta, beta),
+        schedules.SubVP(): (-0.5 * beta, beta * (1 - torch.exp(-2 * integral))),
+    }
+    for schedule, expected in printed.items():
+        for found, wanted in zip(process.drift_and_diffusion(schedule, t), expected):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-15)
+
+
+def test_no_finite_drift_forgets_everything():
+    f, g2 = process.drift_and_diffusion(Flow(), [0.5, 1.0])
+    assert (f.tolist(), g2.tolist()) == ([-2, -math.inf], [2, math.inf])
+    with pytest.raises(ValueError, match=r"t must lie in \(0, 1\]"):
+        process.drift_and_diffusion(Flow(), 0.0)
 
 
 def test_noising_is_that_of_diffusers(generator):

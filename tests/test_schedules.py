@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 
 from diffusion_book import schedules
 from diffusion_book.samplers import check_times
-from diffusion_book.schedules import CONTINUOUS, EDM, SCHEDULES, VP, Continuous, Cosine, Discrete, Flow, Schedule, Time
+from diffusion_book.schedules import (
+    CONTINUOUS,
+    EDM,
+    SCHEDULES,
+    VE,
+    VP,
+    Continuous,
+    Cosine,
+    Discrete,
+    Flow,
+    Schedule,
+    SubVP,
+    Time,
+)
 
 FLOAT32 = torch.finfo(torch.float32).eps
 FLOAT64 = torch.finfo(torch.float64).eps
@@ -26,6 +39,8 @@ REAL = [
     Flow(),
     EDM(),
     VP(),
+    VE(),
+    SubVP(),
     Cosine(),
     Cosine(shift=0.5),
     *(schedule.continuous() for schedule in DISCRETE),
@@ -226,7 +241,7 @@ def test_fewer_than_two_steps_are_refused(make, T):
 @pytest.mark.parametrize(
     ("beta", "message"),
     [
-        (torch.tensor([0.1]), r"at least T = 2 steps, got shape \(1,\)"),
+        (torch.tensor([0.1]), r"at least T = 2 steps, one β each, got shape \(1,\)"),
         (torch.full((2, 2), 0.1), r"1-D .* got shape \(2, 2\)"),
         (torch.tensor([0.1, 0.0]), r"\(0, 1\], got values from 0 to 0.1"),
         (torch.tensor([0.1, -0.2]), r"\(0, 1\], got values from -0.2"),
@@ -271,7 +286,7 @@ def test_derivatives_are_slopes(schedule):
     for before, after, rate in zip(schedule.at(t - h)[1:], schedule.at(t + h)[1:], schedule.rates(t)):
         slope = (after - before) / (2 * h)
         # Rounding is 1e-16/h, and b^(3) h²/6 is largest near the data where b ~ √t: (h/t)²/8 of the slope.
-        atol = 4 * FLOAT64 * max(1, schedule.T if isinstance(schedule, EDM) else 1) / h
+        atol = 4 * FLOAT64 * max(1, schedule.prior_std) / h
         torch.testing.assert_close(rate, slope, rtol=1e-9, atol=atol)
 
 
@@ -441,12 +456,53 @@ def test_the_cosine_of_real_time_ends_in_nothing_but_noise():
     assert not VP().ends_in_noise
 
 
-@pytest.mark.parametrize("schedule", [s for s in [*DISCRETE, *REAL] if not isinstance(s, Flow | EDM)], ids=repr)
+KEEP_VARIANCE = [s for s in [*DISCRETE, *REAL] if not isinstance(s, Flow | EDM | VE | SubVP)]
+
+
+@pytest.mark.parametrize("schedule", KEEP_VARIANCE, ids=repr)
 def test_variance_is_preserved_where_it_should_be(schedule):
     t = torch.arange(51) if isinstance(schedule, Discrete) else between(schedule)
     variance = schedule.at(t).a ** 2 + schedule.at(t).b ** 2
     torch.testing.assert_close(variance, torch.ones_like(variance), rtol=0, atol=4 * FLOAT64)
     assert schedule.prior_std == pytest.approx(1, abs=2 * FLOAT64)
+
+
+def test_ve_is_the_geometric_noise_of_its_paper_without_what_is_there_at_the_data():
+    """Song et al. 2021b, equation 9: each piece of noise has the variance by which σ² grows."""
+    schedule = VE(sigma_min=0.02, sigma_max=30.0)
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    sigma = 0.02 * 1500**t
+    torch.testing.assert_close(schedule.at(t).b ** 2, sigma**2 - 0.02**2, rtol=1e-12, atol=0)
+    assert schedule.at(t).a.unique().tolist() == [1.0]
+    assert schedule.prior_std == pytest.approx(math.hypot(1, math.sqrt(30**2 - 0.02**2)), rel=1e-12)
+    for low, high in ((0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="expected 0 < sigma_min < sigma_max < ∞, got"):
+            VE(low, high)
+
+
+def test_sub_vp_has_less_noise_than_vp_and_the_same_signal():
+    """Song et al. 2021b, equation 12: its variance is bounded by VP's, and it solves the equation for variances.
+
+    With f = −β/2 and g² = β (1 − exp(−2 ∫β)) the variance of x_t given x_0 obeys P' = 2 f P + g²; here by steps of RK4.
+    """
+    sub, vp, n = SubVP(), VP(), 4000
+    t = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    assert torch.equal(sub.at(t).a, vp.at(t).a)
+    assert bool((sub.at(t).b[1:] < vp.at(t).b[1:]).all())
+    assert bool((sub.at(t).a[1:] ** 2 + sub.at(t).b[1:] ** 2 < 1).all())
+
+    def slope(t: float, variance: float) -> float:
+        beta, integral = 0.1 + 19.9 * t, 0.1 * t + 0.5 * 19.9 * t**2
+        return -beta * variance + beta * (1 - math.exp(-2 * integral))
+
+    variance, h = 0.0, 1 / n
+    for i in range(n):
+        k1 = slope(i * h, variance)
+        k2 = slope((i + 0.5) * h, variance + 0.5 * h * k1)
+        k3 = slope((i + 0.5) * h, variance + 0.5 * h * k2)
+        variance += h * (k1 + 2 * k2 + 2 * k3 + slope((i + 1) * h, variance + h * k3)) / 6
+        if i in (9, 99, 999, n - 1):
+            assert float(sub.at((i + 1) * h).b) ** 2 == pytest.approx(variance, rel=1e-6)
 
 
 def test_a_python_float_is_the_same_time_as_a_float64_tensor():

@@ -1,4 +1,4 @@
-"""The forward process and what follows from it: noising, the posterior, terms of the ELBO.
+"""The forward process and what follows from it: noising, the posterior, its SDE, terms of the ELBO.
 
 Shapes: a batch is [B, …]; t is a time or [B] times. Chapters 2 and 3 derive every line.
 """
@@ -140,6 +140,22 @@ def move(schedule: Schedule, xt: Tensor, x0_hat: Tensor, t: Time, s: Time) -> Te
     at_t, at_s = schedule.at(t, noisy=True), schedule.at(s)
     c_t = at_s.b / at_t.b
     return expand(c_t, xt) * xt + expand(at_s.a - c_t * at_t.a, xt) * x0_hat
+
+
+def drift_and_diffusion(schedule: Schedule, t: Time) -> tuple[Tensor, Tensor]:
+    """f and g² of dx = f x dt + g dw, the SDE whose x_t given x_0 is N(a x0, b²): f = ȧ/a, g² = 2bḃ − 2 f b².
+
+    For noisy t, float64, on the CPU. Where a = 0 they are infinite: no finite drift forgets all of x0. Chapter 15.
+
+    Raises:
+        ValueError: t is outside its range, or 0.
+
+    Source: Song et al. 2021b, section 3.4, for VE, VP and sub-VP, of which this is the general form.
+    """
+    t, a, b = schedule.at(t, noisy=True)
+    a_dot, b_dot = schedule.rates(t)
+    f = a_dot / a
+    return f, 2 * b * (b_dot - f * b)
 
 
 def learned_std(schedule: Schedule, v: Tensor, t: Time, s: Time | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 
 from diffusion_book import schedules
-from diffusion_book.schedules import EDM, SCHEDULES, VP, Cosine, Discrete, Flow, Schedule
+from diffusion_book.schedules import EDM, SCHEDULES, VE, VP, Cosine, Discrete, Flow, Schedule, SubVP
 
 ZERO_SNR = schedules.zero_terminal_snr(schedules.linear(100))
 
@@ -15,6 +15,8 @@ ALL = [
     Flow(),
     EDM(),
     VP(),
+    VE(),
+    SubVP(),
     Cosine(),
     Cosine(0.5),
 ]

@@ -44,7 +44,7 @@ def same_noise(monkeypatch) -> None:
     def randn_like(x: torch.Tensor, generator: samplers.Generators) -> torch.Tensor:
         return samplers.randn_like(x.double(), generator).to(x.dtype)
 
-    for module in ("ddim", "ddpm", "dpm_solver", "heun", "predictor_corrector"):
+    for module in ("ddim", "ddpm", "dpm_solver", "heun", "langevin", "predictor_corrector", "sde"):
         monkeypatch.setattr(sys.modules[f"diffusion_book.samplers.{module}"], "randn_like", randn_like)
 
 

@@ -29,8 +29,10 @@ from diffusion_book.samplers.grids import (
     uniform_times,
 )
 from diffusion_book.samplers.heun import heun
+from diffusion_book.samplers.langevin import langevin
 from diffusion_book.samplers.ode import encode, log_likelihood, probability_flow
 from diffusion_book.samplers.predictor_corrector import predictor_corrector
+from diffusion_book.samplers.sde import sde
 from diffusion_book.samplers.unipc import unipc
 from diffusion_book.schedules import Schedule
 
@@ -49,6 +51,7 @@ __all__ = [
     "encode",
     "heun",
     "karras_times",
+    "langevin",
     "leading_times",
     "log_likelihood",
     "log_snr_times",
@@ -56,6 +59,7 @@ __all__ = [
     "probability_flow",
     "quadratic_times",
     "randn_like",
+    "sde",
     "seeded",
     "start_noise",
     "uniform_times",
@@ -106,8 +110,9 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm_solver_sde": Sampler(partial(dpm_solver, eta=1.0), log_snr_times, True),
     "unipc": Sampler(unipc, log_snr_times, False),
     "predictor_corrector": Sampler(predictor_corrector, uniform_times, True),
+    "sde": Sampler(sde, uniform_times, True),
 }
-"""Every sampler that goes along a grid."""
+"""Every sampler that carries x along a grid, which `langevin` does not."""
 
 
 def by_name(name: str) -> Sampler:

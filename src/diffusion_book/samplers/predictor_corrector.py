@@ -7,6 +7,7 @@ from diffusion_book._random import Generators, randn_like
 from diffusion_book.denoise import Denoiser
 from diffusion_book.samplers.common import Callback, Step, combine, denoise_at, walk
 from diffusion_book.samplers.grids import Times
+from diffusion_book.samplers.langevin import check_snr, langevin_step
 from diffusion_book.schedules import Schedule
 
 
@@ -46,23 +47,16 @@ def predictor_corrector(
         ValueError: corrections is negative or no whole number, or snr outside (0, 1).
     """
     at_least(0, corrections=corrections)
-    _check_snr(snr)
+    check_snr(snr)
     for m in walk(schedule, times):
         x0_hat = denoise_at(denoiser, xt, m)
         xs = combine(m.c_t, xt, (m.c_0, x0_hat))
         if m.s > 0:
             xs = xs + m.std * randn_like(xs, generator)
-            step = snr * m.b_s  # √(δ/2)
             for _ in range(corrections):
                 x0_hat = denoise_at(denoiser, xs, m, m.s)
-                eps_hat = (xs - m.a_s * x0_hat) / m.b_s
-                xs = xs - 2 * step**2 / m.b_s * eps_hat + 2 * step * randn_like(xs, generator)
+                xs = langevin_step(xs, x0_hat, m.a_s, m.b_s, snr, generator)
         xt = xs
         if callback is not None:
             callback(Step(m.t, m.s, xt, x0_hat))
     return xt
-
-
-def _check_snr(snr: float) -> None:
-    if not 0 < snr < 1:
-        raise ValueError(f"snr must lie between 0 and 1, where Langevin steps are stable, got {snr}; 0.16 is usual")

@@ -5,7 +5,7 @@ integer times and β_t; a `Continuous` one has real times. Chapter 2 derives the
 """
 
 from diffusion_book.schedules.base import Continuous, Level, Schedule, Time, as_tensor, expand
-from diffusion_book.schedules.continuous import EDM, VP, Cosine, Flow
+from diffusion_book.schedules.continuous import EDM, VE, VP, Cosine, Flow, SubVP
 from diffusion_book.schedules.discrete import Discrete, cosine, linear, scaled_linear, sigmoid, zero_terminal_snr
 from diffusion_book.schedules.named import CONTINUOUS, SCHEDULES, by_name
 
@@ -13,6 +13,7 @@ __all__ = [
     "CONTINUOUS",
     "EDM",
     "SCHEDULES",
+    "VE",
     "VP",
     "Continuous",
     "Cosine",
@@ -20,6 +21,7 @@ __all__ = [
     "Flow",
     "Level",
     "Schedule",
+    "SubVP",
     "Time",
     "as_tensor",
     "by_name",

@@ -1,4 +1,4 @@
-"""Schedules for every real time: rectified flow, EDM, VP and the cosine. Chapters 2, 4 and 15."""
+"""Schedules for every real time: rectified flow, EDM, VE, VP, sub-VP and the cosine. Chapters 2, 4 and 15."""
 
 import math
 
@@ -54,6 +54,39 @@ class EDM(Continuous):
         return torch.exp(-0.5 * log_snr).clamp(max=self.T)
 
 
+class VE(Continuous):
+    """The variance-exploding SDE: a = 1, and σ grows geometrically (Song et al. 2021b, equation 9). Chapter 15.
+
+    With σ(t) = σ_min (σ_max/σ_min)^t it is b² = σ(t)² − σ_min², so that t = 0 is the data themselves; programs that
+    leave out the − σ_min² start with a little noise. `EDM` has the same states at other times.
+
+    Args:
+        sigma_min: where the growth begins; noise much below it comes and goes within the first few times.
+        sigma_max: the noise at T = 1; theirs is about the largest distance between two pictures of the data.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(f"expected 0 < sigma_min < sigma_max < ∞, got {sigma_min} and {sigma_max}")
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min * torch.expm1(2 * self._growth * t).sqrt()
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma_min * torch.exp(self._growth * t)
+        return torch.zeros_like(t), self._growth * sigma**2 / self._at(t)[1]
+
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        grown = torch.log1p(torch.exp(-log_snr) / self.sigma_min**2)  # log σ²/σ_min²
+        return (grown / (2 * self._growth)).clamp(max=self.T)
+
+    @property
+    def _growth(self) -> float:
+        """d log σ/dt."""
+        return math.log(self.sigma_max / self.sigma_min)
+
+
 class VP(Continuous):
     """The variance-preserving SDE: β(t) rises linearly in t ∈ [0, 1] (Song et al. 2021b, appendix C). Chapter 15.
 
@@ -83,6 +116,28 @@ class VP(Continuous):
         # The positive root of ½ slope t² + β_min t = ∫β, in the form that does not cancel.
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return (2 * integral / (self.beta_min + root)).clamp(max=self.T)
+
+
+class SubVP(VP):
+    """The sub-VP SDE: the a of `VP`, with less noise, b = 1 − a² (Song et al. 2021b, equation 12). Chapter 15.
+
+    Here a² + b² is not 1 but dips below it on the way: with data of variance one x_t is narrower than they are. What
+    rests on a² + b² = 1, such as reading ε off v by a rotation, does not hold; `predictions` solves for it in general.
+    """
+
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, b_of_vp = super()._at(t)
+        return a, b_of_vp**2
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, _ = self._at(t)
+        return -0.5 * self.beta(t) * a, self.beta(t) * a**2
+
+    def _time_at(self, log_snr: Tensor) -> Tensor:
+        # (1 − a²)/a = σ is quadratic in a. VP has the same a where its own log-SNR is log(a²/(1 − a²)) = log(a/σ).
+        sigma = torch.exp(-0.5 * log_snr)
+        a = 2 / (sigma + torch.hypot(sigma, torch.full_like(sigma, 2)))
+        return super()._time_at(a.log() + 0.5 * log_snr)
 
 
 class Cosine(Continuous):

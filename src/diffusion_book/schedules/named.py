@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from diffusion_book._names import check_known
 from diffusion_book.schedules.base import Continuous, Schedule
-from diffusion_book.schedules.continuous import EDM, VP, Cosine, Flow
+from diffusion_book.schedules.continuous import EDM, VE, VP, Cosine, Flow, SubVP
 from diffusion_book.schedules.discrete import Discrete, cosine, linear, scaled_linear, sigmoid
 
 SCHEDULES: dict[str, Callable[[int], Discrete]] = {
@@ -13,7 +13,14 @@ SCHEDULES: dict[str, Callable[[int], Discrete]] = {
     "cosine": cosine,
     "sigmoid": sigmoid,
 }
-CONTINUOUS: dict[str, Callable[[], Continuous]] = {"flow": Flow, "edm": EDM, "vp": VP, "continuous-cosine": Cosine}
+CONTINUOUS: dict[str, Callable[[], Continuous]] = {
+    "flow": Flow,
+    "edm": EDM,
+    "vp": VP,
+    "continuous-cosine": Cosine,
+    "ve": VE,
+    "sub-vp": SubVP,
+}
 
 
 def by_name(name: str, T: int | None = None) -> Schedule:
