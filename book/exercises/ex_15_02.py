@@ -8,7 +8,7 @@ import torch
 def hyvarinen_loss(
     score: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean over [N, D] points of tr ∂s/∂x + ½‖s‖², differentiable."""
+    """Return E[tr ∂s/∂x + ½‖s‖²] over [N, D] points."""
     # solution
     x = x.detach().requires_grad_(True)
     s = score(x)

@@ -6,7 +6,7 @@ import torch
 
 
 def straightness(points: torch.Tensor, times: torch.Tensor) -> float:
-    """Return S of points [steps + 1, N, D] at falling times [steps + 1], from noise to data."""
+    """Return S of points [steps + 1, N, D] at falling times."""
     # solution
     length = times[:-1] - times[1:]
     whole = points[0] - points[-1]
