@@ -19,6 +19,7 @@ from PIL import Image
 from diffusion_book import data, evaluation, losses, models, nn, schedules, zoo
 from diffusion_book.evaluation import of_model
 from diffusion_book.models import Guidance, Model
+from diffusion_book.nn import weights_sha256
 from diffusion_book.training import RunConfig, Trainer
 
 
@@ -181,7 +182,7 @@ def test_a_classifier_is_measured_on_held_out_images(run, bring, tmp_path):
     assert found["training_loss"] == 0.5
     assert "single training run" in found["notes"]
     assert card["sha256"] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
-    assert card["weights_sha256"] == evaluation.weights_sha256(classifier)
+    assert card["weights_sha256"] == weights_sha256(classifier)
     assert found["measured by"]["command"] == "diffusion-book evaluate --model namer.safetensors"
     for said in (
         f"{p:.2%} ± ",
@@ -496,7 +497,7 @@ def test_a_run_on_a_folder_is_measured_without_an_option(run, own, tmp_path):
     assert "classification accuracy score" not in found["summary"]
     assert set(found["summary"]["memorisation"]) == {"features", "pixels"}
     assert found["of"] == {
-        "weights_sha256": evaluation.weights_sha256(models.load(tmp_path / "run").network),
+        "weights_sha256": weights_sha256(models.load(tmp_path / "run").network),
         "command": "diffusion-book evaluate --model run",
     }
     assert not (tmp_path / "report.json").exists()

@@ -8,8 +8,8 @@ from torch import nn
 
 from diffusion_book import data, evaluation
 from diffusion_book.data.images import from_uint8, to_uint8
-from diffusion_book.evaluation import Extractor, extract, features, from_classifier, from_module, pixels, weights_sha256
-from diffusion_book.nn import Classifier, ClassifierConfig
+from diffusion_book.evaluation import Extractor, extract, features, from_classifier, from_module, pixels
+from diffusion_book.nn import Classifier, ClassifierConfig, weights_sha256
 
 
 def images(n: int, generator: torch.Generator, channels: int = 1, side: int = 8) -> torch.Tensor:

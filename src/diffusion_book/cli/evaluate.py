@@ -90,8 +90,9 @@ def evaluate(
 
     from diffusion_book import models
     from diffusion_book.data import pictures
-    from diffusion_book.evaluation import of_model, summary, weights_sha256
+    from diffusion_book.evaluation import of_model, summary
     from diffusion_book.evaluation.retrieval import retrieval
+    from diffusion_book.nn import weights_sha256
 
     where = options.pick_device(device)
     found = models.load_any(model, where)

@@ -16,7 +16,6 @@ from diffusion_book.evaluation.features import (
     from_classifier,
     from_module,
     pixels,
-    weights_sha256,
 )
 from diffusion_book.evaluation.frechet import Moments, frechet_distance, moments
 from diffusion_book.evaluation.inception import fid, frechet_inception_distance, inception
@@ -77,5 +76,4 @@ __all__ = [
     "precision_recall",
     "reference_features",
     "reference_moments",
-    "weights_sha256",
 ]

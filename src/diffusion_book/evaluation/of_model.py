@@ -17,7 +17,7 @@ from tqdm import tqdm
 from diffusion_book import data, models, zoo
 from diffusion_book.conditions import Conditions
 from diffusion_book.evaluation.accuracy import named_rightly
-from diffusion_book.evaluation.features import Extractor, edges, from_classifier, pixels, weights_sha256
+from diffusion_book.evaluation.features import Extractor, edges, from_classifier, pixels
 from diffusion_book.evaluation.inception import inception
 from diffusion_book.evaluation.judge import judge, shares
 from diffusion_book.evaluation.likelihood import Bits, bits_by_bound, bits_by_ode
@@ -25,7 +25,7 @@ from diffusion_book.evaluation.measure import evaluate
 from diffusion_book.evaluation.report import Origin, Report
 from diffusion_book.models import Guidance, Labels, Model, TrainedClassifier
 from diffusion_book.models.card import Card, hardware, threads_in_words
-from diffusion_book.nn import Autoencoder
+from diffusion_book.nn import Autoencoder, weights_sha256
 from diffusion_book.schedules import Discrete
 from diffusion_book.training.precision import Precision, resolve
 

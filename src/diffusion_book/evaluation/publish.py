@@ -11,9 +11,9 @@ from diffusion_book._files import write_whole
 from diffusion_book.data import pictures
 from diffusion_book.data.icons import MARK
 from diffusion_book.evaluation import summary
-from diffusion_book.evaluation.features import weights_sha256
 from diffusion_book.models import Card, Model
 from diffusion_book.models.readme import check_ours, readme
+from diffusion_book.nn import weights_sha256
 
 
 def publish(

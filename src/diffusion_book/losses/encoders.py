@@ -70,7 +70,7 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     Returns:
         [B].
 
-    Source: Lim and Ye 2017; Esser et al. 2021.
+    Source: Lim and Ye 2017; as in Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", end of section 3.
     """
     return 0.5 * ((1 - real.float()).relu() + (1 + fake.float()).relu()).flatten(1).mean(1)
 
@@ -81,7 +81,7 @@ def fooling_loss(fake: Tensor) -> Tensor:
     Returns:
         [B].
 
-    Source: Lim and Ye 2017.
+    Source: that of `critic_loss`, Zhang et al. 2019, end of section 3.
     """
     return -fake.float().flatten(1).mean(1)
 

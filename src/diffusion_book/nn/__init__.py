@@ -1,7 +1,7 @@
 """Networks. They know nothing of schedules: each maps (x, t, y) to a tensor of x's shape."""
 
 from diffusion_book.nn.autoencoder import Autoencoder, AutoencoderConfig, LatentGaussian
-from diffusion_book.nn.build import build, describe
+from diffusion_book.nn.build import build, describe, weights_sha256
 from diffusion_book.nn.classifier import Classifier, ClassifierConfig
 from diffusion_book.nn.clip import Clip, ClipConfig
 from diffusion_book.nn.codebook import Codebook, Quantised
@@ -42,4 +42,5 @@ __all__ = [
     "build",
     "describe",
     "timestep_embedding",
+    "weights_sha256",
 ]

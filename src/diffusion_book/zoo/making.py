@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_book import data
-from diffusion_book.evaluation import weights_sha256
 from diffusion_book.evaluation.noisy import noisy_metrics
 from diffusion_book.evaluation.of_model import autoencoder_metrics, classifier_metrics
 from diffusion_book.evaluation.retrieval import retrieval
@@ -14,6 +13,7 @@ from diffusion_book.models.card import Card, hardware, versions
 from diffusion_book.models.codec import measure
 from diffusion_book.models.files import Trained, codec_of
 from diffusion_book.models.runs import training_loss, wall_time
+from diffusion_book.nn import weights_sha256
 from diffusion_book.training import Trainer, checkpoint
 from diffusion_book.training.config import build_network
 from diffusion_book.training.objectives import NoisyClassification
