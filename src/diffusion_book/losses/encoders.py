@@ -70,7 +70,7 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     Returns:
         [B].
 
-    Source: Lim and Ye 2017; as in Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", end of section 3.
+    Source: Lim and Ye 2017, as Zhang et al. 2019 write it (SAGAN, end of section 3).
     """
     return 0.5 * ((1 - real.float()).relu() + (1 + fake.float()).relu()).flatten(1).mean(1)
 
