@@ -252,7 +252,7 @@ def test_a_picture_in_no_subfolder_has_no_class(tmp_path):
 
 def test_labels_are_folders_and_of_a_folder(tmp_path):
     picture(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="labels must be None or 'folders', got 'names'"):
+    with pytest.raises(ValueError, match="labels must be None, 'folders' or 'captions', got 'names'"):
         load(f"folder:{tmp_path}", labels="names")
     with pytest.raises(ValueError, match="labels is for folder:PATH; 'mnist-5k' has its own"):
         load("mnist-5k", labels="folders")
