@@ -246,7 +246,7 @@ def test_a_run_becomes_a_file_of_weights_with_a_card(run, trained, tmp_path):
 
 def test_a_run_becomes_a_pipeline(run, trained, tmp_path):
     pytest.importorskip("diffusers")
-    from diffusion_book.interop.diffusers import load_pipeline
+    from diffusion_book.interop import load_pipeline
 
     run("export", "--model", trained, "--out", "pipeline")
     network, schedule, prediction = load_pipeline(tmp_path / "pipeline", last_is_no_label=True, patch=2)
@@ -276,7 +276,7 @@ def test_a_class_is_drawn_with_the_guidance_that_the_card_found_best(run, tmp_pa
 
 def test_a_flow_becomes_a_pipeline(run, folder, tmp_path):
     pytest.importorskip("diffusers")
-    from diffusion_book.interop.diffusers import load_pipeline
+    from diffusion_book.interop import load_pipeline
 
     straight = tiny(folder, "straight", schedule="flow", T=None, prediction="u", patch=1, classes=10)
     result = run("export", "--model", straight, "--out", "pipeline")

@@ -49,7 +49,7 @@ def export(
 def _to_diffusers(found: "Trained", folder: Path) -> int:
     """Write a folder that `DiffusionPipeline.from_pretrained` loads → p, with which `pixel_shuffle(x, p)` makes
     pictures of what is drawn there."""
-    from diffusion_book.interop.diffusers import save_pipeline
+    from diffusion_book.interop import save_pipeline
     from diffusion_book.models import Model, Pixels
     from diffusion_book.nn import UNet
 
